@@ -2,15 +2,16 @@
 
     python bench/learn.py [--archs dense moe] [--seeds 0 1 2] [--arms reward shuffled random flipped tuned]
 
-A fresh model of two layers first gets worked replies to `parity` (14 bits), again and again until it follows
-them, then conversations of which one in five shows its work: the start. It can work a problem through and
-hardly ever does. The arms go on from there: `reward` by reinforcement; `shuffled`, `random` and `flipped`
-alike with altered rewards; `tuned` on more of the start's conversations for as many operations as `reward`
-took, sampling included.
+A fresh model of two layers first gets worked replies to `parity` (14 bits). Whether it learns to follow them
+within the steps depends on its first weights; one that does not is drawn again. Then it gets conversations of
+which one in five shows its work: the start. It can work a problem through and hardly ever does. The arms go on
+from there: `reward` by reinforcement; `shuffled`, `random` and `flipped` alike with altered rewards; `tuned` on
+more of the start's conversations for as many operations as `reward` took, sampling included.
 
 The test was fixed before the runs: 1,000 held-out problems, as many even as odd, answered greedily; an arm
-passes with exact McNemar p < 0.001 and 15 points gained over the start. Each result goes into
-bench/results/learn.json as it comes; what is there is not run again.
+passes with exact McNemar p < 0.001 and 15 points gained over the start. A greedy reply of the start guesses, so
+it cannot become worse than chance: whether an arm goes down is seen in four replies to each problem, sampled at
+temperature 1. Each result goes into bench/results/learn.json as it comes; what is there is not run again.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ from coterie.text.tokenizer import Tokenizer
 MAX_TOKENS = 40
 MOST_P, LEAST_GAIN = 1e-3, 0.15
 ARMS = ("reward", "shuffled", "random", "flipped", "tuned")
-LEARNT, MOST_LESSONS = 0.02, 4  # the loss at which the lessons end, and how often they come at most
+LEARNT, MOST_DRAWS = 0.02, 8  # the loss of a model that follows the steps, and how many are drawn at most
+SAMPLED = 4  # replies to each held-out problem, besides the greedy one
 HABIT_SHARE = 0.2  # of the conversations that show their work
 CONTEXT = 48  # tokens of a conversation
 TUNING = {
@@ -60,7 +62,7 @@ TUNING = {
     "schedule": {"kind": "wsd", "decay_fraction": 0.25},
 }  # fmt: skip
 REINFORCE = {
-    "method": "full", "prompts": 16, "group": 8, "max_tokens": MAX_TOKENS, "threads": 1, "lr": 3e-4,
+    "method": "full", "prompts": 16, "group": 8, "max_tokens": MAX_TOKENS, "threads": 1, "lr": 1e-4,
     "least_groups": 1, "eval_problems": 50, "eval_every": 0, "save_every": 0, "pass_at": {"problems": 0},
 }  # fmt: skip
 
@@ -71,14 +73,14 @@ class Size:
 
     level: int = 9
     problems: int = 1000
-    lessons: int = 4000
+    lessons: int = 6000
     lesson_steps: int = 360
     habits: int = 2000
     habit_steps: int = 100
-    steps: int = 20
+    steps: int = 40
 
 
-SMALL = Size(5, 52, lessons=1500, lesson_steps=240, habits=600, habit_steps=60, steps=12)
+SMALL = Size(5, 52, lessons=1500, lesson_steps=240, habits=600, habit_steps=60, steps=30)
 
 
 class AlteredParity(Parity):
@@ -148,16 +150,17 @@ def start(folder: Path, size: Size, arch: str, seed: int) -> Path:
     words = "user assistant think Parity of 1? Answer: 1\n\n"
     tokenizer = Tokenizer.train([words] * 30, 320)
     model = Transformer(config_from_hf(shape(arch, tokenizer.vocab_size)))
-    model.initialise(seed)
-    save_model(folder / "fresh", model, tokenizer)
-    skilled = folder / "fresh"
-    for turn in range(MOST_LESSONS):
-        out = folder / f"lessons-{turn}"
-        lessons = rows(folder / f"lessons-{turn}.jsonl", size.level, size.lessons, seed + 100 * turn, 1.0)
-        options = TUNING | {"seed": seed + 100 * turn, "lr": 2e-3, "steps": size.lesson_steps}
-        skilled = tune(str(skilled), lessons, out=str(out), **options).path
+    for draw in range(seed, seed + 100 * MOST_DRAWS, 100):
+        model.initialise(draw)
+        save_model(folder / f"fresh-{draw}", model, tokenizer)
+        lessons = rows(folder / f"lessons-{draw}.jsonl", size.level, size.lessons, draw, 1.0)
+        options = TUNING | {"seed": draw, "lr": 2e-3, "steps": size.lesson_steps}
+        out = folder / f"lessons-{draw}"
+        skilled = tune(str(folder / f"fresh-{draw}"), lessons, out=str(out), **options).path
         if lesson_loss(out) < LEARNT:
             break
+    else:
+        raise TrainingError(f"none of {MOST_DRAWS} fresh models learnt to follow the worked steps")
     habits = rows(folder / "habit.jsonl", size.level, size.habits, seed + 1, HABIT_SHARE)
     path = tune(
         str(skilled), habits, out=str(folder / "habit"), lr=5e-4, steps=size.habit_steps, seed=seed, **TUNING
@@ -187,12 +190,15 @@ def held_out(size: Size) -> list[TaskProblem]:
 
 
 def answers(size: Size, model: Path) -> dict[str, Any]:
-    """Greedy replies to the held-out problems: which are right, how many show work, their length."""
+    """Replies to the held-out problems: which are right, how many show work, their length."""
     loaded = load_model(model, "float32")
     assert loaded.tokenizer is not None
-    groups = Sampler(loaded.model, loaded.tokenizer, Parity(), MAX_TOKENS).greedy(held_out(size))
-    rollouts = [group.rollouts[0] for group in groups]
+    sampler = Sampler(loaded.model, loaded.tokenizer, Parity(), MAX_TOKENS)
+    rollouts = [group.rollouts[0] for group in sampler.greedy(held_out(size))]
+    sampled = [reply for group in sampler.groups(held_out(size), SAMPLED, (0,)) for reply in group.rollouts]
     return {
+        "sampled": [rollout.verdict.right for rollout in sampled],
+        "sampled_worked": sum(bool(rollout.reasoning) for rollout in sampled) / len(sampled),
         "right": [rollout.verdict.right for rollout in rollouts],
         "worked": sum(bool(rollout.reasoning) for rollout in rollouts) / len(rollouts),
         "tokens": sum(len(rollout.ids) for rollout in rollouts) / len(rollouts),
@@ -271,10 +277,12 @@ def run_arm(folder: Path, size: Size, run: dict[str, Any], arm: str, seed: int) 
         path, more = reinforced(folder, size, begun, arm, seed)
     seconds = time.process_time() - clock
     before, after = (json.loads((folder / "start.json").read_text()), answers(size, path))
+    sampled = accuracy_change(before["sampled"], after.pop("sampled"))
     change = accuracy_change(before["right"], after.pop("right"))
     gain = change.after.value - change.before.value
     passed = change.p < MOST_P and gain >= LEAST_GAIN
-    return {"passed": passed, "change": change.to_dict(), **after, "cpu_seconds": seconds, **more}
+    changes = {"change": change.to_dict(), "sampled": sampled.to_dict()}
+    return {"passed": passed, **changes, **after, "cpu_seconds": seconds, **more}
 
 
 def start_operations(folder: Path, model: Path) -> float:
@@ -293,9 +301,11 @@ def run_start(folder: Path, size: Size, arch: str, seed: int) -> dict[str, Any]:
     found = answers(size, path)
     write_json(folder / "start.json", found)
     counts = count_parameters(load_model(path).model.config)
-    right = found.pop("right")
+    right, sampled = found.pop("right"), found.pop("sampled")
     return {
-        "path": str(path), "accuracy": sum(right) / len(right), **found, "cpu_seconds": seconds,
+        "path": str(path), "accuracy": sum(right) / len(right), **found,
+        "sampled": sum(sampled) / len(sampled),
+        "draws": len([*folder.glob("lessons-*/metrics.jsonl")]), "cpu_seconds": seconds,
         "operations": start_operations(folder, path), "parameters": counts.total,
         "active": counts.active_core,
     }  # fmt: skip

@@ -1,10 +1,10 @@
 """Reinforcement: rollouts and training of one step, against GRPOTrainer of trl on transformers.
 
 The same models, prompts, number of replies and reward, which is the share of small letters in a reply: cheap,
-and different for nearly all. Both sample at temperature 1 without filters, in float32, and take one AdamW step
-on all replies by Dr. GRPO's loss without a KL. The mixture has 8 experts of which a token uses 2; the dense twin
-has as many active columns. `fresh` weights are random, so that nearly every reply has `TOKENS` tokens; `tuned`
-ones saw worked and short replies, so that lengths differ as they do in a run.
+and different for nearly all. Both sample at temperature 1 without filters, in float32, and take one AdamW
+step on all replies by Dr. GRPO's loss without a KL. The mixture has 8 experts of which a token uses 2; the
+dense twin has as many active columns. `fresh` weights are random, so that nearly every reply has `TOKENS`
+tokens; `tuned` ones saw worked and short replies, so that lengths differ as they do in a run.
 
 Each contender runs in a separate process, one after the other in every round; the first step of a process is
 not counted. Tokens are sampled ones, each of which is trained on once. trl must be installed, with datasets.
@@ -96,8 +96,8 @@ def prepare(folder: Path) -> None:
             for row in conversations(family, [9], 4000, worked_share=0.5):
                 file.write(json.dumps(row) + "\n")
         tune(
-            str(folder / f"{name}-fresh"), str(rows), out=str(folder / f"{name}-run"), method="full", steps=120,
-            lr=1e-3, row_length=512, batch_rows=8, retention="none", eval=0.0,
+            str(folder / f"{name}-fresh"), str(rows), out=str(folder / f"{name}-run"), method="full",
+            steps=120, lr=1e-3, row_length=512, batch_rows=8, retention="none", eval=0.0,
         )  # fmt: skip
         (folder / f"{name}-run" / "model").rename(folder / f"{name}-tuned")
 

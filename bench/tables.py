@@ -18,6 +18,7 @@ from tables_offload import offload
 from tables_operations import operations
 from tables_quantised import quantised
 from tables_real import real_model
+from tables_rl import reinforcement_speed
 from tables_speculate import drafts
 
 RESULTS = Path(__file__).parent / "results"
@@ -343,6 +344,7 @@ def render() -> str:
         ("real.json", real_model),
         ("quickstart.json", quickstart),
         ("learn.json", learning),
+        ("rl.json", reinforcement_speed),
         ("train_step.json", train_step),
         ("forward.json", forward),
         ("decode.json", decoding),

@@ -24,10 +24,10 @@ def reinforcement_speed(record: dict[str, Any]) -> str:
         "## Reinforcement\n\n"
         "Sampled tokens per second of whole steps (128 replies are sampled, judged and learnt from), against "
         f"`GRPOTrainer` of trl {environment['trl']} on transformers {environment['transformers']}: the same "
-        "models of 4 layers of width 256, the mixture with 8 experts of which a token uses 2, prompts, reward "
-        "and optimiser, in float32. `fresh` models write replies of equal length; those of `tuned` ones differ as in a "
-        "run. "
-        f"Medians of {record['rounds']} rounds of {record['steps']} steps in turns, ratios within a round (load "
-        f"average {environment['load_average']:.1f}). Command: "
+        "models of 4 layers of width 256, the mixture with 8 experts of which a token uses 2, prompts, "
+        "reward and optimiser, in float32. `fresh` models write replies of equal length; those of `tuned` "
+        "ones differ as in a run. "
+        f"Medians of {record['rounds']} rounds of {record['steps']} steps in turns, ratios within a round "
+        f"(load average {environment['load_average']:.1f}). Command: "
         f"`python bench/{environment['command']}`.\n\n" + table(head.split(", "), rows)
     )

@@ -27,14 +27,9 @@ EXPLAINED: dict[frozenset[str], str] = {
     frozenset(pair): reason
     for *pair, reason in (
         (
-            "recipes/method_trainer.py::method_trainer",
-            "recipes/reinforce_parts.py::ReinforceParts.build",
-            "reinforcement builds that trainer among its other parts; it is older than the function",
-        ),
-        (
-            "recipes/method_trainer.py::method_shell",
-            "recipes/reinforce_parts.py::ReinforceParts.shell",
-            "the run shell of reinforcement, which is older than the function",
+            "agents/loop.py::Agent._result",
+            "reinforce/plays.py::tool_result",
+            "a call with approval and a budget, and one whose sandbox's failure must not become a reward",
         ),
         (
             "serve/inprocess.py::_sync_transport",

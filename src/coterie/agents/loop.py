@@ -16,7 +16,7 @@ from typing import Any, Literal
 from coterie.agents.speaker import Kind, Sampling, Speaker, Turn
 from coterie.agents.transcript import read_conversation, write_row
 from coterie.config.errors import CoterieError, DataError
-from coterie.sandbox.tools import Tool, ToolError
+from coterie.sandbox.tools import Tool, ToolError, usable_tool
 from coterie.text.chat import Message, ToolCall
 from coterie.text.printable import capped, joined
 
@@ -201,15 +201,8 @@ class Agent:
         return going
 
     def _result(self, number: int, call: ToolCall) -> str:
-        tool = self.tools.get(call.name)
         try:
-            if number in self._broken:
-                raise ToolError(
-                    f"arguments of {call.name} are not a usable JSON object: {self._broken[number]}"
-                )
-            if tool is None:
-                raise ToolError(f"there is no tool '{call.name}'; there are {', '.join(self.tools)}")
-            tool.check(call.arguments)
+            tool = usable_tool(self.tools, call.name, call.arguments, self._broken.get(number))
             if tool.writes and not self.approve(tool, call.arguments):
                 raise ToolError("the user did not allow this call")
             seconds = min(self.budget.tool_seconds, max(self._left(), 0.1))

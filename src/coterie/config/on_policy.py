@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from coterie.config.base import LevelsText
 from coterie.config.effects import Effect, Effects
 from coterie.config.method_run import MethodRun, TuneSchedule, hold_short_names
 from coterie.config.run_effects import METHOD_EFFECTS
@@ -47,7 +48,7 @@ class OnPolicyConfig(MethodRun):
 
     teacher: str
     task: str | None = None
-    levels: str | None = None
+    levels: LevelsText | None = None
     instruction: bool = False
     examples: list[str] | None = Field(None, min_length=1)
     eval: float | str = 0.05
@@ -84,7 +85,7 @@ class OnPolicyConfig(MethodRun):
     @model_validator(mode="after")
     def _check_prompts(self) -> Self:
         if (self.task is None) == (self.examples is None):
-            raise ValueError("give what to reply to as 'task' or as 'examples', and not both")
+            raise ValueError("what are the prompts? give either 'task' or 'examples'")
         if self.prompts % self.accumulate:
             raise ValueError(
                 f"prompts {self.prompts} cannot be shared by {self.accumulate} micro-batches; give a multiple"

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from coterie.config.base import Settings
+from coterie.config.base import LevelsText, Settings
 from coterie.config.errors import ConfigError
 from coterie.config.pool import SamplingOptions
 
@@ -27,7 +27,7 @@ class RowsConfig(Settings):
     """Worked replies for tuning, or text for pretraining (`text`), as `coterie task rows` writes them."""
 
     task: str
-    levels: str | None = None
+    levels: LevelsText | None = None
     count: int = Field(4000, gt=0)
     worked: float | None = Field(None, ge=0, le=1)
     steps: str = Field("think", pattern="^(think|text)$")

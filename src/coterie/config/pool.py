@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from coterie.config.base import Settings
+from coterie.config.base import LevelsText, Settings
 
 
 class SamplingOptions(Settings):
@@ -15,7 +15,7 @@ class SamplingOptions(Settings):
     `max_tokens` and `instruction` should be those of the training that follows.
     """
 
-    levels: str | None = Field(None, description="Levels, such as 3 or 0-4 (default: 0 to 9).")
+    levels: LevelsText | None = Field(None, description="Levels, such as 3 or 0-4 (default: 0 to 9).")
     max_tokens: int = Field(128, ge=1, description="Longest reply, in tokens.")
     instruction: bool = Field(False, description="Say in a system message how to answer.")
     seed: int = Field(0, ge=0, description="Same seed, same problems and replies.")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from coterie.config.base import Settings
+from coterie.config.base import LevelsText, Settings
 from coterie.config.effects import Effect, Effects
 from coterie.config.method_run import MethodRun, TuneSchedule, hold_short_names
 from coterie.config.run_effects import METHOD_EFFECTS
@@ -83,7 +83,7 @@ class ReinforceConfig(MethodRun):
     free_to_change: ClassVar[frozenset[str]] = MethodRun.free_to_change | {"gate", "guard"}
 
     task: str
-    levels: str | None = None
+    levels: LevelsText | None = None
     pool: str | None = None
     out: str = "runs/reinforce"
     steps: int = Field(100, gt=0)

@@ -58,14 +58,20 @@ def step_options(config: MethodRun) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names}
 
 
-def stated_method(config: MethodRun, trainer: Trainer, tuned: Tuned) -> dict[str, Any]:
-    """The settings of a run that have an effect, with the choices that they leave to it."""
+def stated_method(
+    config: MethodRun, trainer: Trainer, tuned: Tuned, facts: Facts | None = None
+) -> dict[str, Any]:
+    """The settings of a run that have an effect, with the choices that they leave to it.
+
+    `facts`: those that decide (default: whether the model is a mixture).
+    """
     made = {
         "optimiser": config.optimiser.model_copy(update={"lr": trainer.lr}),
         "dtype": str(tuned.model.compute_dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
     }
-    return effective(config.model_copy(update=made), config.effects, Facts(moe=tuned.model.config.is_moe))
+    facts = facts or Facts(moe=tuned.model.config.is_moe)
+    return effective(config.model_copy(update=made), config.effects, facts)
 
 
 def method_shell(

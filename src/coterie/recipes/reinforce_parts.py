@@ -16,7 +16,7 @@ import torch
 from coterie.adapters.trainable import Tuned, continued, prepare_model
 from coterie.adapters.tuned import read_trainable, write_trainable
 from coterie.checkpoints.fingerprint import weights_fingerprint
-from coterie.config.effects import Facts, effective
+from coterie.config.effects import Facts
 from coterie.config.errors import TrainingError
 from coterie.config.files import file_sha256
 from coterie.config.reinforce import ReinforceConfig
@@ -26,6 +26,7 @@ from coterie.machine.facts import versions
 from coterie.machine.processes import Processes
 from coterie.nn.transformer import Transformer
 from coterie.plan.counts import count_parameters
+from coterie.recipes.method_trainer import method_shell, method_trainer, stated_method
 from coterie.recipes.reinforce_measure import measure, pass_at_change
 from coterie.recipes.run import Run
 from coterie.reinforce.collapse import COLLAPSED, CollapseGuard
@@ -46,11 +47,8 @@ from coterie.tasks.problem import EXTRA, TaskFamily, TaskProblem
 from coterie.train.callbacks import Evaluate, read_records
 from coterie.train.keep_best import KeepBest
 from coterie.train.loop import Trainer
-from coterie.train.objectives import default_lr
-from coterie.train.optim import build_optimiser
 from coterie.train.policy_gradient import PolicyGradient
 from coterie.train.running import RunningTraining
-from coterie.train.schedule import multiplier
 
 _log = logging.getLogger("coterie")
 _GATE_PROBLEMS, _GATE_GROUP = 64, 8
@@ -102,31 +100,16 @@ class ReinforceParts:
         reference = copy.deepcopy(model).eval() if config.policy.kl_weight > 0 else None
         objective = PolicyGradient(config.policy, config.max_tokens)
         source = RolloutSource(config, sampler, levels, Path(config.out, "rollouts"), reference, objective)
-        numbers = sum(parameter.numel() for parameter in model.parameters())
-        optimiser = config.optimiser.resolved(default_lr(config.method, "reinforce", numbers))
-        assert optimiser.lr is not None
-        trainer = Trainer(
-            model,
+        trainer = method_trainer(
+            config,
+            tuned,
             source.batches,
             objective,
-            build_optimiser(model, optimiser),
-            lambda step: multiplier(step, config.steps, config.schedule) * source.strength,
+            name="reinforce",
             steps=config.steps,
-            lr=optimiser.lr,
-            seed=config.seed,
-            accumulate=config.accumulate,
-            clip_norm=config.clip_norm,
-            balance_prompts=config.balance_prompts,
-            device=device,
-            processes=processes,
+            strength=lambda: source.strength,
         )
-        model.recompute = config.recompute
-        made = {
-            "optimiser": config.optimiser.model_copy(update={"lr": optimiser.lr}),
-            "dtype": str(model.compute_dtype).removeprefix("torch."),
-            "threads": torch.get_num_threads(),
-        }
-        stated = effective(config.model_copy(update=made), config.effects, facts)
+        stated = stated_method(config, trainer, tuned, facts)
         count = config.eval_problems
         return cls(
             config,
@@ -194,7 +177,6 @@ class ReinforceParts:
 
     def shell(self) -> Run:
         """What the run shell needs."""
-        model = self.tuned.model
 
         def evaluate(_: RunningTraining) -> dict[str, float]:
             found = self.watch()
@@ -205,14 +187,8 @@ class ReinforceParts:
             share, low, high = found.value, found.low, found.high
             return {"val_right": share, "val_low": low, "val_high": high, _WRONG: 1 - share}
 
-        return Run(
-            self.trainer,
-            write=lambda directory: write_trainable(directory, model),
-            read=lambda directory: read_trainable(directory, model),
-            callbacks=[self.source, *self.guards, Evaluate(self.config.eval_every, evaluate), self.best],
-            inputs=self.inputs,
-            stated=self.stated,
-        )
+        callbacks = [self.source, *self.guards, Evaluate(self.config.eval_every, evaluate), self.best]
+        return method_shell(self.trainer, self.tuned, callbacks, self.inputs, self.stated)
 
     def settle(self, reason: str) -> list[str]:
         """After a collapse, take the weights of the best evaluation; returns what to warn of."""

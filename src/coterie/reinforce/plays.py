@@ -10,7 +10,7 @@ from coterie.config.errors import CoterieError, DataError
 from coterie.config.json_text import JsonError, JsonLimits, parse_json_object
 from coterie.infer.request import Reply, TokenRouting
 from coterie.sandbox.outside import SandboxError
-from coterie.sandbox.tools import Tool, ToolError
+from coterie.sandbox.tools import Tool, usable_tool
 from coterie.text.messages import Message
 from coterie.text.printable import capped, joined
 from coterie.text.replies import NumberedCall, parse_reply
@@ -158,12 +158,8 @@ def tool_result(tools: dict[str, Tool], numbered: NumberedCall) -> str:
     """
     call = numbered.call
     try:
-        if numbered.broken:
-            raise ToolError(f"arguments of {call.name} are not a usable JSON object: {_broken(numbered)}")
-        tool = tools.get(call.name)
-        if tool is None:
-            raise ToolError(f"there is no tool '{call.name}'; there are {', '.join(tools)}")
-        tool.check(call.arguments)
+        broken = _broken(numbered) if numbered.broken else None
+        tool = usable_tool(tools, call.name, call.arguments, broken)
         return capped(joined(tool.call(call.arguments, _SECONDS)), _LONGEST)
     except SandboxError:
         raise

@@ -8,8 +8,9 @@ while sampling (R3, arXiv 2510.11370), of sampled positions; positions of the pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from coterie.nn.recording import Recorder
 from coterie.nn.transformer import Transformer
 from coterie.reinforce.rollouts import Rollout
 from coterie.train.row_logprobs import row_logprobs
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 def with_sampler_routing(model: Transformer, rows: Sequence[Row], rollouts: Sequence[Rollout]) -> list[Row]:
@@ -28,15 +32,12 @@ def with_sampler_routing(model: Transformer, rows: Sequence[Row], rollouts: Sequ
     widths = {layer: router.config.top_k for layer, router in model.routers()}
     found = []
     for row, rollout in zip(rows, rollouts, strict=True):
-        streams = {
-            f"{EXPERTS}{layer}": np.full((len(row.ids), width), -1, dtype=np.int16)
-            for layer, width in widths.items()
-        }
+        experts = {layer: np.full((len(row.ids), width), -1) for layer, width in widths.items()}
         for place, routing in zip(rollout.places, rollout.routing, strict=True):
-            for layer, experts, _ in routing.layers:
-                if len(experts) == widths[layer]:
-                    streams[f"{EXPERTS}{layer}"][place] = experts
-        found.append(replace(row, streams={**row.streams, **streams}))
+            for layer, chosen, _ in routing.layers:
+                if len(chosen) == widths[layer]:
+                    experts[layer][place] = chosen
+        found.append(_steered(row, experts))
     return found
 
 
@@ -46,9 +47,12 @@ def with_trainer_routing(model: Transformer, rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         recorder = Recorder()
         row_logprobs(model, row, recorder)
-        streams = {
-            f"{EXPERTS}{layer}": routing.ids_TK.cpu().numpy().astype(np.int16)
-            for layer, routing in recorder.routing.items()
-        }
-        found.append(replace(row, streams={**row.streams, **streams}))
+        chosen = {layer: routing.ids_TK.cpu().numpy() for layer, routing in recorder.routing.items()}
+        found.append(_steered(row, chosen))
     return found
+
+
+def _steered(row: Row, experts: Mapping[int, npt.NDArray[np.int64]]) -> Row:
+    """The row with the experts (S, K) of each layer as streams."""
+    streams = {f"{EXPERTS}{layer}": ids_SK.astype(np.int16) for layer, ids_SK in experts.items()}
+    return replace(row, streams={**row.streams, **streams})

@@ -22,6 +22,21 @@ class ToolError(CoterieError):
     """A call failed. The model sees the message and may try something else."""
 
 
+def usable_tool(
+    tools: Mapping[str, Tool], name: str, arguments: Mapping[str, Any], broken: str | None = None
+) -> Tool:
+    """The tool that a call names, with arguments that it can take.
+
+    `broken`: why the arguments could not be read. Errors: `ToolError`, which the model should see.
+    """
+    if broken is not None:
+        raise ToolError(f"arguments of {name} are not a usable JSON object: {broken}")
+    if name not in tools:
+        raise ToolError(f"there is no tool '{name}'; there are {', '.join(tools)}")
+    tools[name].check(arguments)
+    return tools[name]
+
+
 class Tool(ABC):
     """One function for the model. `writes`: it changes something outside, so a call needs approval."""
 
