@@ -46,10 +46,13 @@ def test_commands_in_the_documents_exist(page: str) -> None:
         known |= {f"{group} {name}": inner.get_command(None, name) for name in inner.list_commands(None)}
     text = (ROOT / "docs" / page).read_text()
     for line in _code(text):
-        match = re.match(rf"coterie ((?:(?:{'|'.join(groups)}) (?=[a-z]))?[a-z][a-z-]*)(.*)", line)
+        match = re.match(rf"coterie ((?:(?:{'|'.join(groups)}) (?=[a-z]))?[a-z][a-z0-9-]*)(.*)", line)
         if match is None:
             continue  # a general form such as `coterie VERB`
         verb, rest = match.groups()
+        default = getattr(commands.get(verb.split()[0]), "default", None)
+        if default is not None and (verb in groups or verb not in known):
+            verb = f"{verb.split()[0]} {default}"  # `coterie train FILE.yaml`
         assert verb in known, f"{page}: coterie {verb}"
         options = {option for parameter in known[verb].params for option in parameter.opts}
         for option in re.findall(r"(?<!\S)--[a-z-]+", rest.split("#")[0]):
