@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from coterie.config.errors import ConfigError
 from coterie.config.files import read_bytes, write_text
@@ -24,12 +24,9 @@ def suggest(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
-def _as_text(value: Any) -> Any:
+def number_as_text(value: Any) -> Any:
+    """Text for a whole number: YAML reads `levels=3` as one, and `levels=0-4` as text."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-LevelsText = Annotated[str, BeforeValidator(_as_text)]
-"""Levels as people write them (`tasks.levels`): `3`, which YAML reads as a number, `0-4` or `0,2,5`."""
 
 
 class Settings(BaseModel):

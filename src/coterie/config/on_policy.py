@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from coterie.config.base import LevelsText
+from coterie.config.base import number_as_text
 from coterie.config.effects import Effect, Effects
 from coterie.config.method_run import MethodRun, TuneSchedule, hold_short_names
 from coterie.config.run_effects import METHOD_EFFECTS
@@ -48,7 +48,7 @@ class OnPolicyConfig(MethodRun):
 
     teacher: str
     task: str | None = None
-    levels: LevelsText | None = None
+    levels: str | None = None
     instruction: bool = False
     examples: list[str] | None = Field(None, min_length=1)
     eval: float | str = 0.05
@@ -67,6 +67,8 @@ class OnPolicyConfig(MethodRun):
     balance: Literal["arch", "none"] | float = "none"
     dtype: Literal["auto", "float32", "bfloat16"] = "float32"
     schedule: TuneSchedule = TuneSchedule(kind="constant")
+
+    _levels = field_validator("levels", mode="before")(number_as_text)
 
     @model_validator(mode="before")
     @classmethod

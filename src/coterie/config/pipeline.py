@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from coterie.config.base import LevelsText, Settings
+from coterie.config.base import Settings, number_as_text
 from coterie.config.errors import ConfigError
 from coterie.config.pool import SamplingOptions
 
@@ -27,7 +27,7 @@ class RowsConfig(Settings):
     """Worked replies for tuning, or text for pretraining (`text`), as `coterie task rows` writes them."""
 
     task: str
-    levels: LevelsText | None = None
+    levels: str | None = None
     count: int = Field(4000, gt=0)
     worked: float | None = Field(None, ge=0, le=1)
     steps: str = Field("think", pattern="^(think|text)$")
@@ -35,6 +35,8 @@ class RowsConfig(Settings):
     text: bool = False
     seed: int = Field(0, ge=0)
     out: str
+
+    _levels = field_validator("levels", mode="before")(number_as_text)
 
 
 class StageSettings(Settings):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from coterie.config.base import LevelsText, Settings
+from coterie.config.base import Settings, number_as_text
 
 
 class SamplingOptions(Settings):
@@ -15,7 +15,7 @@ class SamplingOptions(Settings):
     `max_tokens` and `instruction` should be those of the training that follows.
     """
 
-    levels: LevelsText | None = Field(None, description="Levels, such as 3 or 0-4 (default: 0 to 9).")
+    levels: str | None = Field(None, description="Levels, such as 3 or 0-4 (default: 0 to 9).")
     max_tokens: int = Field(128, ge=1, description="Longest reply, in tokens.")
     instruction: bool = Field(False, description="Say in a system message how to answer.")
     seed: int = Field(0, ge=0, description="Same seed, same problems and replies.")
@@ -35,6 +35,8 @@ class PoolOptions(SamplingOptions):
     replies: int = Field(8, ge=1, description="Replies to each.")
     low: float = Field(0.0, ge=0, le=1, description="Problems stay above this share of right replies.")
     high: float = Field(0.9, ge=0, le=1, description="Problems stay below this share of right replies.")
+
+    _levels = field_validator("levels", mode="before")(number_as_text)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

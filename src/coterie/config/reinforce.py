@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from coterie.config.base import LevelsText, Settings
+from coterie.config.base import Settings, number_as_text
 from coterie.config.effects import Effect, Effects
 from coterie.config.method_run import MethodRun, TuneSchedule, hold_short_names
 from coterie.config.run_effects import METHOD_EFFECTS
@@ -83,7 +83,7 @@ class ReinforceConfig(MethodRun):
     free_to_change: ClassVar[frozenset[str]] = MethodRun.free_to_change | {"gate", "guard"}
 
     task: str
-    levels: LevelsText | None = None
+    levels: str | None = None
     pool: str | None = None
     out: str = "runs/reinforce"
     steps: int = Field(100, gt=0)
@@ -107,6 +107,8 @@ class ReinforceConfig(MethodRun):
     balance: Literal["arch", "none"] | float = "none"
     dtype: Literal["auto", "float32", "bfloat16"] = "float32"
     schedule: TuneSchedule = TuneSchedule(kind="constant")
+
+    _levels = field_validator("levels", mode="before")(number_as_text)
 
     @model_validator(mode="before")
     @classmethod
