@@ -3,15 +3,16 @@
     python bench/learn.py [--archs dense moe] [--seeds 0 1 2] [--arms reward shuffled random flipped tuned]
 
 A fresh model of two layers first gets worked replies to `parity` (14 bits). Whether it learns to follow them
-within the steps depends on its first weights; one that does not is drawn again. Then it gets conversations of
-which one in five shows its work: the start. It can work a problem through and hardly ever does. The arms go on
-from there: `reward` by reinforcement; `shuffled`, `random` and `flipped` alike with altered rewards; `tuned` on
-more of the start's conversations for as many operations as `reward` took, sampling included.
+within the steps depends on its first weights; one that does not is drawn again. Then it gets conversations
+of which one in five shows its work: the start. It can work a problem through and hardly ever does. The arms
+go on from there: `reward` by reinforcement; `shuffled`, `random` and `flipped` alike with altered rewards;
+`tuned` on more of the start's conversations for as many operations as `reward` took, sampling included.
 
 The test was fixed before the runs: 1,000 held-out problems, as many even as odd, answered greedily; an arm
-passes with exact McNemar p < 0.001 and 15 points gained over the start. A greedy reply of the start guesses, so
-it cannot become worse than chance: whether an arm goes down is seen in four replies to each problem, sampled at
-temperature 1. Each result goes into bench/results/learn.json as it comes; what is there is not run again.
+passes with exact McNemar p < 0.001 and 15 points gained over the start. A greedy reply of the start guesses,
+so it cannot become worse than chance: whether an arm goes down is seen in four replies to each problem,
+sampled at temperature 1. Each result goes into bench/results/learn.json as it comes; what is there is not
+run again.
 """
 
 from __future__ import annotations

@@ -77,6 +77,8 @@ def model_sums(config: ModelConfig, tokens: int = 1, passes: int = 1) -> tuple[i
         if ffn is not None:
             widths.append(ffn.width if isinstance(ffn, FeedForwardConfig) else ffn.expert_width)
         depth += OPERATIONS_PER_BLOCK
+        depth += 2 * (block.norms == "sandwich")  # norms of results, whose sums are further ones
+        depth += 2 * (block.per_layer_width is not None)  # down to the layer's input and up again
         if attention is None:
             continue
         if isinstance(attention, STATE_MIXERS):  # the state's sums, and the system within a chunk

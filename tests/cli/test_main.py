@@ -105,7 +105,7 @@ def test_no_verb_is_imported_for_the_overview() -> None:
         (["train", "missing.yaml"], "missing.yaml: cannot be read"),
         (["chat", "missing"], "missing: no such directory"),
         (["inspect", "/no/such"], "/no/such: no such directory"),
-        (["report", "missing"], "missing/results.json"),
+        (["report", "missing"], "missing: holds neither the results of a quickstart nor a reinforcement run"),
         (["plan", "tune", "llama-4-scot"], "did you mean 'llama-4-scout'?"),
         (["adapter", "inspect", "/no/such"], "/no/such: no such directory"),
         (["tune", "m", "x", "lerning_rate=1"], "unknown key 'lerning_rate' (did you mean 'learning_rate'?)"),

@@ -15,6 +15,7 @@ from coterie.config.files import read_json, write_json, write_text
 from coterie.config.run import RunSettings
 
 SETTINGS, INPUTS = "config.yaml", "inputs.json"
+_NESTED = ("optimiser", "schedule", "data", "policy", "pass_at", "weighting")  # compared one by one
 _OPEN: tuple[Any, ...] = ("auto", {}, None)  # values of settings that leave the choice to the run
 
 
@@ -45,7 +46,7 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in settings.items():
         if key == "train" and isinstance(value, Mapping):
             result[key] = {group: how for group, how in value.items() if how != "freeze"}
-        elif key in ("optimiser", "schedule", "data") and isinstance(value, Mapping):
+        elif key in _NESTED and isinstance(value, Mapping):
             result |= {f"{key}.{name}": _closed(item) for name, item in value.items()}
         else:
             result[key] = value

@@ -89,7 +89,7 @@ def test_a_turn_with_many_tools(gateway):
     assert named == events[-2]["x_coterie_ignored"] and set(named) == {
         "metadata", "context_management", "system.cache_control", "tools.eager_input_streaming",
         "tools.input_examples", "tools.defer_loading", "tools.cache_control",
-        "messages.content.cache_control", "tools/140", "output_config.effort", "max_tokens",
+        "messages.content.cache_control", "tools/140", "max_tokens",
     }  # fmt: skip
     counted = {name: BODY[name] for name in ("model", "system", "tools", "messages", "thinking")}
     status, _, count = call(gateway.url, "POST", "/v1/messages/count_tokens?beta=true", counted,
