@@ -95,11 +95,13 @@ def prepare(folder: Path) -> None:
         with rows.open("w", encoding="utf-8") as file:
             for row in conversations(family, [9], 4000, worked_share=0.5):
                 file.write(json.dumps(row) + "\n")
-        tune(
+        result = tune(
             str(folder / f"{name}-fresh"), str(rows), out=str(folder / f"{name}-run"), method="full",
-            steps=120, lr=1e-3, row_length=512, batch_rows=8, retention="none", eval=0.0,
+            steps=120, lr=1e-3, row_length=256, batch_rows=4, retention="none", eval=0.0, threads=1,
         )  # fmt: skip
-        (folder / f"{name}-run" / "model").rename(folder / f"{name}-tuned")
+        if result.path is None:
+            raise SystemExit(f"{name}: tuning was stopped ({result.reason})")
+        result.path.rename(folder / f"{name}-tuned")
 
 
 def run_coterie(model: Path, steps: int, out: Path) -> tuple[list[float], list[float]]:

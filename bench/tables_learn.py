@@ -19,13 +19,14 @@ _REACHED = 0.8
 
 
 def learning(record: dict[str, Any]) -> str:
-    """One row per model and seed, then one per model with its operations."""
+    """One row per model and seed, greedy and sampled, then one per model with its operations."""
     runs = record["runs"]
-    rows = []
+    rows, sampled = [], []
     for name, run in runs.items():
         arch, _, seed = name.partition("-")
-        cells = [_after(run[arm]) if arm in run else "not run" for arm in ARMS]
-        rows.append([_NAMES[arch], seed, f"{100 * run['start']['accuracy']:.1f} %", *cells])
+        for found, start, what in ((rows, "accuracy", "change"), (sampled, "sampled", "sampled")):
+            cells = [_after(run[arm], what) if arm in run else "not run" for arm in ARMS]
+            found.append([_NAMES[arch], seed, f"{100 * run['start'][start]:.1f} %", *cells])
     passed = {arm: [run[arm]["passed"] for run in runs.values() if arm in run] for arm in ARMS}
     largest = max(run["reward"]["change"]["p"] for run in runs.values() if run["reward"]["passed"])
     verdict = "; ".join(f"{words} {sum(passed[arm])} of {len(passed[arm])}" for arm, words in ARMS.items())
@@ -38,6 +39,11 @@ def learning(record: dict[str, Any]) -> str:
         f"Passed: {verdict}. The largest p of those that passed is {largest:.0e}. Machine: "
         f"{environment['processor']}, one thread, shared. Command: `python bench/{environment['command']}`."
     )
+    draws = ", ".join(str(run["start"]["draws"]) for run in runs.values())
+    between = (
+        "The same with four replies to each problem sampled at temperature 1, where a start can also become "
+        f"worse. Fresh models drawn until one followed the worked lessons, in the order of the rows: {draws}."
+    )
     question = (
         "Does the mixture reason more cheaply? Operations (10^9, sampling included; mean of the seeds and "
         f"range of those that passed) of the start, of the rewards until {_REACHED:.0%} of replies sampled "
@@ -45,12 +51,13 @@ def learning(record: dict[str, Any]) -> str:
     )
     head = ["model", "parameters", "active", "start", f"rewards until {_REACHED:.0%}", "all rewards"]
     costs = [_costs(arch, runs) for arch in _NAMES if any(name.startswith(arch) for name in runs)]
-    parts = [words, table(["model", "seed", "start", *ARMS.values()], rows), question, table(head, costs)]
+    arms = ["model", "seed", "start", *ARMS.values()]
+    parts = [words, table(arms, rows), between, table(arms, sampled), question, table(head, costs)]
     return "## Learning to reason from rewards\n\n" + "\n\n".join(parts)
 
 
-def _after(arm: dict[str, Any]) -> str:
-    return f"{100 * arm['change']['after']['value']:.1f} %"
+def _after(arm: dict[str, Any], what: str) -> str:
+    return f"{100 * arm[what]['after']['value']:.1f} %"
 
 
 def _costs(arch: str, runs: dict[str, Any]) -> list[str]:

@@ -27,7 +27,6 @@ def learn(folder: Path, *words: str) -> dict[str, dict[str, Any]]:
     return runs
 
 
-@pytest.mark.slow
 def test_a_mixture_learns_to_reason_from_true_rewards_alone(tmp_path: Path) -> None:
     """Fixed beforehand: exact McNemar p < 0.001 and 15 points gained on 52 held-out problems of 10 bits."""
     run = learn(tmp_path, "--small", "--archs", "moe", "--seeds", "0", "--arms", "reward")["moe-0"]
@@ -41,6 +40,6 @@ def test_a_mixture_learns_to_reason_from_true_rewards_alone(tmp_path: Path) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ["dense", "moe"])
 def test_true_rewards_teach_both_kinds_of_model(arch: str, tmp_path: Path) -> None:
-    """1,000 held-out problems of 14 bits; two minutes each. The controls do not separate yet (LOG.md)."""
+    """1,000 held-out problems of 14 bits; two minutes each."""
     run = learn(tmp_path, "--archs", arch, "--seeds", "0", "--arms", "reward")[f"{arch}-0"]
     assert run["reward"]["passed"]

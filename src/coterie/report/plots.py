@@ -105,9 +105,12 @@ def learning_rates(results: QuickstartResults) -> str:
 @styled
 def right_replies(shares: Sequence[float]) -> str:
     """The share of right replies at each step of learning from rewards."""
+    from matplotlib.ticker import MaxNLocator
+
     figure, ax = axes(4.6, 3.1)
     ax.plot(range(1, len(shares) + 1), [100 * share for share in shares], color=MOE)
     ax.set(xlabel="step", title="Right replies, %", ylim=(0, 102))
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     words = f"From {100 * shares[0]:.0f} % at the first step to {100 * shares[-1]:.0f} % at the last."
     return inline(figure, "right", f"Right replies by step. {words}")
 

@@ -20,6 +20,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 LEVELS = range(10)
 EXTRA = 10  # one level above those that are trained on
 _SIXTEENTHS = {0: "val", 1: "test"}  # of the first hash byte, modulo 16; the rest is trained on
+_REPEATED = 20  # problems drawn again in a row, for each that there is, until there are no others
 _DRAWS = 10_000  # tries before a level counts as having too few problems of a split
 
 
@@ -172,16 +173,17 @@ class TaskFamily(ABC):
     ) -> Iterator[tuple[int, TaskProblem]]:
         """What `problems` gives, each with the index that `problem` takes. Errors: as `problems`."""
         seen: set[str] = set()
-        index = 0
+        index = repeated = 0
         while len(seen) < count:
             drawn = self.problem(levels[index % len(levels)], index, split, seed)
             index += 1
-            if drawn.id not in seen:
+            repeated = repeated + 1 if drawn.id in seen else 0
+            if not repeated:
                 seen.add(drawn.id)
                 yield index - 1, drawn
-            elif index > 100 * count + 1000 and fewer:
+            elif repeated > _REPEATED * len(seen) + 1000 and fewer:
                 return
-            elif index > 100 * count + 1000:
+            elif repeated > _REPEATED * len(seen) + 1000:
                 named = ", ".join(map(str, levels))
                 raise TaskError(
                     f"task {self.name}: levels {named} have only {len(seen)} problems in the split {split}, "
