@@ -114,8 +114,8 @@ def test_a_stopped_run_goes_on_to_the_same_weights(place: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"task": None}, "as 'task' or as 'examples'"),
-        ({"examples": "x.jsonl"}, "as 'task' or as 'examples'"),
+        ({"task": None}, "give either 'task' or 'examples'"),
+        ({"examples": "x.jsonl"}, "give either 'task' or 'examples'"),
         ({"prompts": 5, "accumulate": 2}, "cannot be shared by 2 micro-batches"),
         ({"loss": "policy", "own": 0.5}, "'own' needs loss=divergence"),
         ({"loss": "policy", "beta": 0.5}, "'beta' needs loss=divergence"),

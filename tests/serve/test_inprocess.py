@@ -144,8 +144,8 @@ def test_an_interrupted_call_cancels_the_reply(slow: list[Any]) -> None:
         threading.Thread(target=interrupt).start()
         with pytest.raises(KeyboardInterrupt):
             made.chat.completions.create(**ENDLESS)
-        eventually(lambda: not busy(slow), 3)
-        assert slow[-1].thread.num_cancelled == 1
+        # Counted a moment after the sequence has left the engine.
+        eventually(lambda: not busy(slow) and slow[-1].thread.num_cancelled == 1, 3)
 
 
 @pytest.mark.parametrize("stream", [True, False])
