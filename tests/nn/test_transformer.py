@@ -11,7 +11,7 @@ from coterie.nn.forward_context import ForwardContext
 from coterie.nn.norm import RMSNorm
 from coterie.nn.rope import rotate
 from coterie.nn.transformer import Transformer
-from tests.arithmetic import assert_close
+from tests.arithmetic import assert_close, model_tolerance
 
 SMALL = {
     "model_type": "qwen3_moe",
@@ -45,7 +45,8 @@ def test_tokens_never_see_the_future_or_another_document() -> None:
         changed = ids.clone()
         changed[5] = 49
         after = model(changed, context)
-    moved = (before - after).abs().amax(-1) > 1e-7
+    # An expert's rows are other ones, so that its products may round differently.
+    moved = (before - after).abs().amax(-1) > model_tolerance(model.config, before, 12)
     assert moved[5:8].all() and not moved[:5].any() and not moved[8:].any()
 
 
