@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coterie.cli.options import Json, Model
-from coterie.cli.output import answer
+from coterie.cli.output import answer_run
 
 if TYPE_CHECKING:
     from coterie.recipes.reinforce import ReinforceResult
@@ -67,15 +67,7 @@ def reinforce(
     )
     config = ReinforceConfig.from_dict(settings, "reinforce")
     result = run_reinforce(config, f"run {shlex.join(['coterie', *sys.argv[1:]])} again")
-    facts = {
-        "path": None if result.path is None else str(result.path),
-        "kind": result.kind,
-        "reason": result.reason,
-        "steps": result.steps,
-        "page": None if result.page is None else str(result.page),
-        "record": None if result.record is None else result.record.to_dict(),
-    }
-    answer(facts, as_json, _lines(result, config.out))
+    answer_run(result, as_json, _lines(result, config.out))
 
 
 def _lines(result: ReinforceResult, out: str) -> Iterator[str]:
@@ -87,12 +79,7 @@ def _lines(result: ReinforceResult, out: str) -> Iterator[str]:
         return
     for name, change in (("held out", record.change), ("one level above", record.beyond)):
         if change is not None:
-            before, after = change.before, change.after
-            yield (
-                f"{name:16} {before.value:.1%} -> {after.value:.1%} right of {after.problems} problems "
-                f"({after.low:.1%} to {after.high:.1%}; {change.gained} gained, {change.lost} lost, "
-                f"p = {change.p:.2g})"
-            )
+            yield f"{name:16} {change.words()}"
     if record.pass_at is not None:
         yield pass_at_words(record.pass_at)
     yield f"tokens a reply   {record.mean_tokens[0]:.0f} -> {record.mean_tokens[1]:.0f}"

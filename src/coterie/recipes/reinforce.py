@@ -36,6 +36,17 @@ class ReinforceResult:
     record: ReinforceRecord | None = None
     page: Path | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "path": None if self.path is None else str(self.path),
+            "kind": self.kind,
+            "reason": self.reason,
+            "steps": self.steps,
+            "page": None if self.page is None else str(self.page),
+            "record": None if self.record is None else self.record.to_dict(),
+        }
+
 
 def run_reinforce(config: ReinforceConfig, resume_hint: str = "the same command") -> ReinforceResult:
     """Run the reinforcement that `config` describes, or resume it.
