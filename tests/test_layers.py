@@ -24,12 +24,14 @@ LAYERS = {
     "sandbox": 2,
     "primer": 2,
     "report": 2,
+    "evidence": 2,
     "data": 3,
     "nn": 3,
     "machine": 3,
     "hub": 3,
     "tasks": 3,
     "reasoning": 4,
+    "benchmarks": 4,
     "families": 4,
     "native": 4,
     "llamacpp": 5,
@@ -55,7 +57,11 @@ LAYERS = {
 }
 # Inside `api` the same rule holds: a room imports only from rooms below it and from itself.
 API_ROOMS = {"openai": 1, "anthropic": 1, "admin": 1, "jobs": 1, "ollama": 1}
-LIGHT = [name for name, layer in LAYERS.items() if layer <= 2 or name in ("data", "tasks", "reasoning")]
+LIGHT = [
+    name
+    for name, layer in LAYERS.items()
+    if layer <= 2 or name in ("data", "tasks", "reasoning", "benchmarks")
+]
 HEAVY = {"torch", "transformers"}
 
 

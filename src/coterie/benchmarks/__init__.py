@@ -1,0 +1,1 @@
+"""Test items whose answers a program can check, and how a reply to one is judged."""

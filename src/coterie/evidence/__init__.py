@@ -1,0 +1,1 @@
+"""What a claim is proven with: canonical JSON, Merkle trees, keys, signed statements, the ledger of looks."""
