@@ -25,6 +25,7 @@ LAYERS = {
     "primer": 2,
     "report": 2,
     "evidence": 2,
+    "contamination": 2,
     "data": 3,
     "nn": 3,
     "machine": 3,
