@@ -358,6 +358,7 @@ def _foresee_method(
         _foresee_replace(owner, str(args[0]), str(args[1]))
     elif name == "join" and args:
         parts = list(args[0])
+        fits(len(owner) * len(parts))  # first, because it is cheap: each of a million parts is weighed below
         fits(sum(map(meter.weigh, parts)) + len(owner) * len(parts))
         return (parts, *args[1:])
     return args
