@@ -12,7 +12,7 @@ import yaml
 
 from tests.cli.support import call, fails
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS, RECIPES = (Path(__file__).parents[2] / name for name in ("configs", "recipes"))
 
 
 def schema(kind: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
@@ -40,6 +40,23 @@ def test_distillations_take_short_forms(capsys: pytest.CaptureFixture[str]) -> N
     for wrong in ({"teacher": 3}, {"targets": {"kind": "some"}}, {"weighting": {"most": 2}}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(wrong, found)
+
+
+def test_the_shipped_pipelines_are_valid(capsys: pytest.CaptureFixture[str]) -> None:
+    found = schema("pipeline", capsys)
+    files = [path for path in sorted(RECIPES.glob("*.yaml")) if "stages" in yaml.safe_load(path.read_text())]
+    assert files
+    for path in files:
+        jsonschema.validate(yaml.safe_load(path.read_text()), found)
+    with pytest.raises(jsonschema.ValidationError, match="kind"):
+        jsonschema.validate({"task": "parity", "stages": [{"name": "rows"}]}, found)
+
+
+def test_distillation_on_policy_has_a_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    found = schema("on-policy", capsys)
+    jsonschema.validate({"student": "s", "teacher": "t", "task": "parity", "steps": 3}, found)
+    with pytest.raises(jsonschema.ValidationError, match="data"):
+        jsonschema.validate({"student": "s", "teacher": "t", "data": "primer"}, found)
 
 
 def test_tuning_takes_the_names_of_other_tools(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,11 +15,16 @@ class SettingsFile(StrEnum):
     train = "train"
     tune = "tune"
     distill = "distill"
+    on_policy = "on-policy"
+    pipeline = "pipeline"
 
 
 def schema(
     kind: Annotated[
-        SettingsFile, typer.Argument(help="train (`coterie train`), tune or distill (their `--config`).")
+        SettingsFile,
+        typer.Argument(
+            help="train (`coterie train`), tune, distill or on-policy (their `--config`), or pipeline."
+        ),
     ],
 ) -> None:
     """Print the JSON schema of a YAML file of settings, so that an editor can complete and check it.
@@ -29,6 +34,8 @@ def schema(
     from coterie.config import Settings
     from coterie.config.distill import DistillConfig
     from coterie.config.method_run import SHORT
+    from coterie.config.on_policy import OnPolicyConfig
+    from coterie.config.pipeline import PipelineConfig
     from coterie.config.run import TrainConfig
     from coterie.config.tune import TuneConfig
 
@@ -36,6 +43,8 @@ def schema(
         SettingsFile.train: TrainConfig,
         SettingsFile.tune: TuneConfig,
         SettingsFile.distill: DistillConfig,
+        SettingsFile.on_policy: OnPolicyConfig,
+        SettingsFile.pipeline: PipelineConfig,
     }
     settings = kinds[kind]
     found = settings.model_json_schema()
@@ -55,6 +64,10 @@ def schema(
         for name in ("data", "examples"):
             properties[name]["anyOf"] += [{"type": "string"}]
         properties["student"] = {"anyOf": [{"type": "string"}, properties["student"]]}
+    elif kind is SettingsFile.on_policy:
+        properties["student"] = properties["model"] | {"description": "Another name for 'model'."}
+    elif kind is SettingsFile.pipeline:
+        found["$defs"]["StageSettings"]["additionalProperties"] = True  # the settings of its recipe
     for other, ours in settings.other_names.items():
         # Names of other tools are valid settings: without these the editor would mark them as unknown.
         properties[other] = properties[ours] | {"description": f"Another name for '{ours}'."}

@@ -115,6 +115,8 @@ def _sample(
         advice = "tune on worked replies first (coterie task rows), or choose easier levels"
         if accepted.rendered_otherwise:
             advice = "the chat template does not show replies as they were sampled; choose another template"
+        elif accepted.truncated:
+            advice = f"right replies were cut off at {config.max_tokens} tokens; raise --max-tokens"
         raise TrainingError(f"{config.out}: there is nothing to learn: {accepted.words()}; {advice}")
     text = "".join(json.dumps(row_of(one, config.instruction), ensure_ascii=False) + "\n" for one in kept)
     if not config.rows.exists() or config.rows.read_text(encoding="utf-8") != text:
