@@ -10,7 +10,8 @@ import pytest
 
 from coterie.primer.base import Rng
 from coterie.tasks import TASKS, load_task
-from coterie.tasks.check import ATTACKS, check_task, require_passed
+from coterie.tasks.battery import ATTACKS
+from coterie.tasks.check import check_task, require_passed
 from coterie.tasks.parity import Parity
 from coterie.tasks.problem import TaskError, TaskProblem, TaskVerdict
 from coterie.tasks.tool_chains import ToolChains

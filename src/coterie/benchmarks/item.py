@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 from coterie.config import ConfigError
 from coterie.evidence.canonical import digest_of
@@ -102,16 +102,18 @@ class Benchmark(ABC):
 
     `version` changes with any change of an item or of a verdict. `cluster_key`: what a cluster is, in words.
     `executes`: whether judging runs the code of a reply, which a user must allow. `rewordings`: of an item's
-    last message, texts that mean the same (for the prompt band).
+    last message, texts that mean the same (for the prompt band). `guessable`: the mean score that a reply may
+    earn which knows nothing of its item (`benchmarks.check`).
     """
 
     name: str
     says: str
-    version: ClassVar[str] = "1"
-    mode: ClassVar[ScoringMode] = "reply"
-    metric: ClassVar[str] = "accuracy"
-    cluster_key: ClassVar[str] = "item"
-    executes: ClassVar[bool] = False
+    version: str = "1"
+    mode: ScoringMode = "reply"
+    metric: str = "accuracy"
+    cluster_key: str = "item"
+    executes: bool = False
+    guessable: float = 0.05
     max_tokens: int = 256
 
     @abstractmethod
@@ -138,6 +140,22 @@ class Benchmark(ABC):
         """New items of the same template and difficulty (detector D2); empty where there are none."""
         return ()
 
+    def oracle(self, item: BenchmarkItem) -> ItemReply | None:
+        """A right reply; None where none is known."""
+        return None
+
+    def candidates(self, item: BenchmarkItem) -> Sequence[str]:
+        """Answers that a guesser would list, for the check of the benchmark (`benchmarks.check`)."""
+        return ()
+
+    def extras(self, items: Sequence[BenchmarkItem], verdicts: Sequence[ItemVerdict]) -> dict[str, float]:
+        """Further numbers over all replies by name, such as the calibration error; mostly none."""
+        return {}
+
+    def recipe(self) -> dict[str, Any]:
+        """What `load_benchmark` takes to give this benchmark again: `name`, and its `settings`."""
+        return {"name": self.name, "settings": {}}
+
 
 def choice_verdict(item: BenchmarkItem, reply: ItemReply) -> ItemVerdict:
     """Right where the choice with the highest log-probability is the answer (its index).
@@ -145,6 +163,8 @@ def choice_verdict(item: BenchmarkItem, reply: ItemReply) -> ItemVerdict:
     `lenient`: the same with log-probabilities per byte. Ties are decided against the model.
     """
     sums = reply.logprobs
+    if len(sums) != len(item.choices) or len(reply.lengths) != len(sums):
+        return ItemVerdict(0.0, unparsed=True, why="the choices were not weighed")
     per_byte = [value / max(1, length) for value, length in zip(sums, reply.lengths, strict=True)]
     first = _only_best(sums)
     return ItemVerdict(
@@ -176,5 +196,7 @@ def check_items(name: str, items: Sequence[BenchmarkItem]) -> None:
 
 
 def _only_best(values: Sequence[float]) -> int | None:
+    if any(value != value for value in values):
+        return None
     best = max(values)
     return values.index(best) if list(values).count(best) == 1 else None
