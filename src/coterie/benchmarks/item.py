@@ -65,8 +65,8 @@ class ItemReply:
 
     `text`: without its reasoning and without calls. `calls`: the tool calls in order, `name` and `arguments`
     (an object, or text where it is not JSON). `truncated`: it ended at its limit. `logprobs`: of each choice,
-    summed over its tokens; `lengths`: bytes of each choice. `turns`: all messages after the prompt, where
-    tools were called.
+    summed over its tokens; `lengths`: bytes of each choice; `greedy`: whether greedy decoding writes it, if
+    that was looked at. `turns`: all messages after the prompt, where tools were called.
     """
 
     text: str = ""
@@ -76,12 +76,16 @@ class ItemReply:
     tokens: int = 0
     logprobs: tuple[float, ...] = ()
     lengths: tuple[int, ...] = ()
+    greedy: tuple[bool, ...] = ()
     turns: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True)
 class ItemVerdict:
-    """What a reply earns. The fields are those of `ItemRecord`, which says what they mean."""
+    """What a reply earns. The fields are those of `ItemRecord`, which says what they mean.
+
+    `lower_is_better`: the score is a cost, such as bits per byte, so that nothing is right or wrong.
+    """
 
     score: float
     extracted: str | None = None
@@ -90,11 +94,12 @@ class ItemVerdict:
     failed: bool = False
     confidence: float | None = None
     why: str = ""
+    lower_is_better: bool = False
 
     @property
     def right(self) -> bool:
         """Whether it earns all there is."""
-        return not self.failed and self.score >= 1.0
+        return not self.failed and not self.lower_is_better and self.score >= 1.0
 
 
 class Benchmark(ABC):
@@ -103,7 +108,8 @@ class Benchmark(ABC):
     `version` changes with any change of an item or of a verdict. `cluster_key`: what a cluster is, in words.
     `executes`: whether judging runs the code of a reply, which a user must allow. `rewordings`: of an item's
     last message, texts that mean the same (for the prompt band). `guessable`: the mean score that a reply may
-    earn which knows nothing of its item (`benchmarks.check`).
+    earn which knows nothing of its item (`benchmarks.check`). `published`: its items are as others published
+    them, so that equal ones are kept; they share a cluster.
     """
 
     name: str
@@ -113,6 +119,7 @@ class Benchmark(ABC):
     metric: str = "accuracy"
     cluster_key: str = "item"
     executes: bool = False
+    published: bool = False
     guessable: float = 0.05
     max_tokens: int = 256
 

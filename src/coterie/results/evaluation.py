@@ -19,7 +19,8 @@ REPORT_SCHEMA: ReportSchema = "coterie.eval_report/v1"
 Assurance = Literal["self_attested", "third_party", "reproduced"]
 Ruling = Literal["PASS", "WARN", "REFUSE"]
 ItemClass = Literal["clean", "contaminated", "unscannable"]
-ScoringMode = Literal["choice", "reply"]
+# Choices are weighed by their log-probabilities; replies are read; whole texts cost bits per byte.
+ScoringMode = Literal["choice", "reply", "text"]
 
 
 class ModelIdentity(Settings):
@@ -97,12 +98,14 @@ class TaskScore(Estimate):
 
     `method`: how the interval was made. `clusters`: of items that depend on one another. `mde80`: the
     smallest difference to another model on the same items that would be found with probability 0.8.
+    `lower_is_better`: the score is a cost.
     """
 
     metric: str
     method: str
     clusters: int
     mde80: float | None = None
+    lower_is_better: bool = False
 
 
 class ClassScore(Settings):
