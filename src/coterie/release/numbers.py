@@ -18,7 +18,8 @@ from coterie.results.evaluation import EvalReport, TaskResult
 
 _ANY_CASE = (
     r"mmlu(?:[ -]?pro|[ -]?redux)?|c-?mmlu|mmmu|gsm-?8k|gsm-(?:plus|symbolic)|math-?500|human-?eval\+?"
-    r"|mbpp\+?|hella-?swag|arc[ -](?:c|e|challenge|easy|agi)|truthful-?qa|wino-?grande|boolq|piqa|siqa|open-?book-?qa"
+    r"|mbpp\+?|hella-?swag"
+    r"|arc[ -](?:c|e|challenge|easy|agi)|truthful-?qa|wino-?grande|boolq|piqa|siqa|open-?book-?qa"
     r"|commonsense-?qa|trivia-?qa|natural questions|big-?bench|bbh|agi-?eval|c-eval|if-?eval|ifbench|gpqa"
     r"|aime|live-?code-?bench|swe-?bench|bfcl|mt-?bench|alpaca-?eval|arena-?hard|lm-?arena|chatbot arena"
     r"|longbench|simple-?qa|humanity'?s last exam|tau2?-bench|terminal-?bench|lambada|wiki-?text"
