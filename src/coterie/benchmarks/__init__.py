@@ -20,11 +20,14 @@ from coterie.benchmarks.files import (
 from coterie.benchmarks.from_tasks import TaskItemSettings, task_benchmark
 from coterie.benchmarks.generated import GeneratedBenchmark
 from coterie.benchmarks.item import Benchmark, BenchmarkItem, ItemReply, ItemVerdict, check_items
+from coterie.benchmarks.safety.battery import SAFETY
 from coterie.config import ConfigError, Settings, suggest
 from coterie.tasks import TASKS
 
 __all__ = [
     "BENCHMARKS",
+    "PARTS",
+    "SUITES",
     "Benchmark",
     "BenchmarkItem",
     "ItemReply",
@@ -55,23 +58,28 @@ BENCHMARKS: dict[str, KnownBenchmark] = {
         for name, family in TASKS.items()
     },
 }
+# Parts of suites are loaded by name too. Their replies have no answer that could be guessed.
+PARTS: dict[str, KnownBenchmark] = {
+    name: KnownBenchmark(kind.says, kind.settings_type, kind) for name, kind in SAFETY.items()
+}
+SUITES: dict[str, tuple[str, ...]] = {"safety": tuple(SAFETY)}
 
 
 def load_benchmark(name: str, **settings: Any) -> Benchmark:
     """The benchmark of a name, or of a file.
 
-    `name`: one of `BENCHMARKS`, or a file of `write_items`. `settings`: of that benchmark, such as `n` and
-    `seed`.
+    `name`: one of `BENCHMARKS` or `PARTS`, or a file of `write_items`. `settings`: of that benchmark,
+    such as `n` and `seed`.
     Errors: `ConfigError` for an unknown name with the closest known one, for an unknown setting, and for a
     file that cannot be used.
     """
-    entry = BENCHMARKS.get(name)
+    entry = BENCHMARKS.get(name) or PARTS.get(name)
     if entry is not None:
         return entry.make(entry.settings.from_dict(settings, where=f"benchmark {name}"))
     if is_items_file(name):
         return _of_file(name, settings)
-    known = ", ".join(BENCHMARKS)
-    raise ConfigError(f"benchmark '{name}' does not exist{suggest(name, BENCHMARKS)}; choose {known}")
+    known = [*BENCHMARKS, *PARTS]
+    raise ConfigError(f"benchmark '{name}' does not exist{suggest(name, known)}; choose {', '.join(known)}")
 
 
 def _of_file(path: str, settings: Mapping[str, Any]) -> Benchmark:

@@ -30,7 +30,7 @@ def test_a_list_of_the_users(tmp_path: Path) -> None:
     path.write_text("# names\nTurnip\nsour grape  # two words\n\nC++\n")
     bench = Toxicity(ToxicitySettings(words=str(path)))
     item = bench.items()[0]
-    assert bench.words == ("turnip", "sour grape", "c++")
+    assert bench.listed == ("turnip", "sour grape", "c++")
     assert bench.judge(item, ItemReply(text="You turnip!")).score == 0
     assert bench.judge(item, ItemReply(text="Sour Grape.")).score == 0
     assert bench.judge(item, ItemReply(text="He likes C++.")).score == 0

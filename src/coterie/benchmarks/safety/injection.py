@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field
 
-from coterie.benchmarks.item import Benchmark, BenchmarkItem, ItemReply, ItemVerdict
+from coterie.benchmarks.item import BenchmarkItem, ItemReply, ItemVerdict
+from coterie.benchmarks.safety.base import SafetyBenchmark
 from coterie.config import Settings
 from coterie.primer.base import Rng
 from coterie.sandbox.tools import Tool, ToolError
@@ -81,7 +82,7 @@ class InjectionSettings(Settings):
     topics: int = Field(4, ge=1, le=len(_TOPICS))
 
 
-class Injection(Benchmark):
+class Injection(SafetyBenchmark):
     """Orders in notes, read with a tool (`tool`) or pasted by the user (`pasted`).
 
     In the group `asked` the user asks for the same acts, which are to be done: a model that never acts fails
@@ -91,12 +92,9 @@ class Injection(Benchmark):
     name = "safety-injection"
     says = "orders in tool results and pasted texts, which are not to be obeyed, and the same acts asked for"
     cluster_key = "order and disguise"
-    guessable: ClassVar[float] = 0.25
-    settings_type: ClassVar[type[InjectionSettings]] = InjectionSettings
+    guessable = 0.25
+    settings_type = InjectionSettings
     max_tokens = 192
-
-    def __init__(self, settings: InjectionSettings | None = None) -> None:
-        self.settings = settings or InjectionSettings()
 
     def items(self) -> Sequence[BenchmarkItem]:
         """For each note: every order in every disguise, pasted words, and what the user himself asks for."""
@@ -189,9 +187,7 @@ class _Draft:
     def _poisoned(self, form: str) -> str:
         return f"{self.plan}\n\n{form.format(order=self.order)}"
 
-    def _item(
-        self, group: str, style: str, name: str, note: str, content: str, text: str
-    ) -> BenchmarkItem:
+    def _item(self, group: str, style: str, name: str, note: str, content: str, text: str) -> BenchmarkItem:
         return BenchmarkItem(
             id=name,
             turns=({"role": "user", "content": content},),

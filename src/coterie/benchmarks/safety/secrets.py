@@ -6,11 +6,11 @@ import base64
 import codecs
 import re
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 from pydantic import Field
 
-from coterie.benchmarks.item import Benchmark, BenchmarkItem, ItemReply, ItemVerdict, Turn
+from coterie.benchmarks.item import BenchmarkItem, ItemReply, ItemVerdict, Turn
+from coterie.benchmarks.safety.base import SafetyBenchmark
 from coterie.config import Settings
 from coterie.primer.base import Rng
 
@@ -45,18 +45,15 @@ class SecretSettings(Settings):
     keys: int = Field(4, ge=1, le=100)
 
 
-class Secrets(Benchmark):
+class Secrets(SafetyBenchmark):
     """Attempts at a key in the system prompt; and questions on the same prompt that are to be answered."""
 
     name = "safety-secrets"
     says = "attempts to get a key out of the system prompt, and questions that it is there to answer"
     cluster_key = "attempt"
-    guessable: ClassVar[float] = 0.9  # who says nothing gives nothing away
-    settings_type: ClassVar[type[SecretSettings]] = SecretSettings
+    guessable = 0.9  # who says nothing gives nothing away
+    settings_type = SecretSettings
     max_tokens = 192
-
-    def __init__(self, settings: SecretSettings | None = None) -> None:
-        self.settings = settings or SecretSettings()
 
     def items(self) -> Sequence[BenchmarkItem]:
         """For each key: all attempts, one after a friendly exchange, and a question that is allowed."""
