@@ -28,7 +28,7 @@ EXPLAINED: dict[frozenset[str], str] = {
     for *pair, reason in (
         (
             "agents/loop.py::Agent._result",
-            "reinforce/plays.py::tool_result",
+            "infer/plays.py::tool_result",
             "a call with approval and a budget, and one whose sandbox's failure must not become a reward",
         ),
         (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coterie.config.errors import TrainingError
-from coterie.reinforce.plays import Segment
+from coterie.infer.plays import Segment
 from coterie.reinforce.readiness import readiness
 from coterie.reinforce.rollouts import Rollout, RolloutGroup
 from coterie.tasks.problem import TaskProblem, TaskVerdict

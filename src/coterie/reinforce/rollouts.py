@@ -1,7 +1,7 @@
 """Rollouts: replies to problems, sampled by the engine from the weights that are trained, with their rewards.
 
 Token ids are the only truth: what was sampled is what is learnt from, and no text of the model is ever
-tokenised again. A reply that calls tools is followed by given tokens (`reinforce.plays`) and a further reply.
+tokenised again. A reply that calls tools is followed by given tokens (`infer.plays`) and a further reply.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import hashlib
 import json
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,10 +19,10 @@ import numpy as np
 from coterie.config.errors import ConfigError
 from coterie.data.rows import Row
 from coterie.infer.engine import Engine
-from coterie.infer.request import Reply, RequestOptions, TokenRouting
+from coterie.infer.plays import Play, PlayLimits, Segment, play_out
+from coterie.infer.request import RequestOptions, TokenRouting
 from coterie.infer.sampling import SamplingParams
 from coterie.nn.transformer import Transformer
-from coterie.reinforce.plays import Play, PlayLimits, Segment
 from coterie.tasks.problem import TaskFamily, TaskProblem, TaskVerdict
 from coterie.tasks.rows import INSTRUCTION
 from coterie.text.chat import conversation_ids
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 
 MAX_BATCH = 256  # sequences in one pass
 KEPT_BYTES = 2**30  # of keys and values between two replies of a conversation
-TOOL_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -274,44 +272,14 @@ class Sampler:
     def _play(
         self, plays: Sequence[Play], params: Callable[[int, Play], SamplingParams], keep: set[int]
     ) -> None:
-        """Take all conversations to their ends, turn by turn; those in `keep` with routing.
-
-        All replies of a turn are generated together, and then all of their calls made together, so that what
-        is sampled does not depend on how long tools take.
-        """
+        """Take all conversations to their ends; those in `keep` with routing."""
         training = self.model.training
         self.model.eval()
         try:
-            with ThreadPoolExecutor(TOOL_THREADS) as pool:
-                while open_plays := [pair for pair in enumerate(plays) if pair[1].ended is None]:
-                    self._turn([(play, params(n, play), n in keep) for n, play in open_plays])
-                    called = [play for _, play in open_plays if play.ended is None]
-                    list(pool.map(Play.call, called))
-                    for play in called:
-                        play.go_on()
+            play_out(self._engine, plays, params, lambda n, _: RequestOptions(routing=n in keep))
         finally:
             self._engine.prefixes.drop()  # the weights change before the next replies
             self.model.train(training)
-
-    def _turn(self, wanted: Sequence[tuple[Play, SamplingParams, bool]]) -> None:
-        """One reply for each."""
-        numbers: dict[int, int] = {}
-        replies = [Reply() for _ in wanted]
-        routings: list[list[TokenRouting]] = [[] for _ in wanted]
-        try:
-            for number, (play, params, keep) in enumerate(wanted):
-                numbers[self._engine.add(play.ids, params, RequestOptions(routing=keep))] = number
-            while self._engine.busy:
-                for event in self._engine.step():
-                    number = numbers[event.request]
-                    replies[number].add(event)
-                    if event.routing is not None:
-                        routings[number].append(event.routing)
-        finally:
-            for request in numbers:
-                self._engine.cancel(request)
-        for (play, _, _), reply, routing in zip(wanted, replies, routings, strict=True):
-            play.add(reply, routing)
 
     def _judged(
         self, problems: Sequence[TaskProblem], size: int, plays: Sequence[Play]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
 from coterie.config.errors import CoterieError, DataError
 from coterie.config.json_text import JsonError, JsonLimits, parse_json_object
-from coterie.infer.request import Reply, TokenRouting
+from coterie.infer.engine import Engine
+from coterie.infer.request import Reply, RequestOptions, TokenRouting
+from coterie.infer.sampling import SamplingParams
 from coterie.sandbox.outside import SandboxError
 from coterie.sandbox.tools import Tool, usable_tool
 from coterie.text.messages import Message
@@ -21,6 +24,11 @@ from coterie.text.tool_turns import ToolTurns, result_message
 # chat template cannot show the calls. `tool`: a tool itself did not work.
 Ending = Literal["answer", "tokens", "turns", "context", "template", "tool"]
 
+# Of the place of a conversation among those that are played and of the conversation itself.
+Params = Callable[[int, "Play"], SamplingParams]
+Options = Callable[[int, "Play"], RequestOptions]
+
+TOOL_THREADS = 8
 _SECONDS = 10.0  # for one call
 _LONGEST = 16_000  # characters of a result
 
@@ -55,18 +63,20 @@ class PlayLimits:
 class Play:
     """One conversation: `segments` of given and sampled tokens, and the `messages` after the prompt.
 
-    `form`: how replies are written. `turns`: what the chat template writes around calls, where there are
-    `tools`, which are made for this conversation alone. `ended`: why it is over; None while it goes on.
-    `why`: what did not work (`tool`, `template`).
+    `form`: how replies are written; None: as they are, as those of a model without a chat template.
+    `opened`: the prompt ends inside reasoning (None: look for the end of some). `turns`: what the chat
+    template writes around calls, where there are `tools`, which are made for this conversation alone.
+    `ended`: why it is over; None while it goes on. `why`: what did not work (`tool`, `template`).
     """
 
     def __init__(
         self,
         prompt: Sequence[int],
         limits: PlayLimits,
-        form: ReplyFormat,
+        form: ReplyFormat | None,
         tools: Sequence[Tool] = (),
         turns: ToolTurns | None = None,
+        opened: bool | None = None,
     ) -> None:
         self.segments = [Segment(tuple(prompt))]
         self.messages: list[Message] = []
@@ -74,7 +84,7 @@ class Play:
         self.why = ""
         self.num_replies = 0
         self._tools = {tool.name: tool for tool in tools}
-        self._limits, self._form, self._turns = limits, form, turns
+        self._limits, self._form, self._turns, self._opened = limits, form, turns, opened
         self._ids = list(prompt)
         self._calls: list[NumberedCall] = []
         self._results: list[Message] = []
@@ -99,8 +109,10 @@ class Play:
     def add(self, reply: Reply, routing: Sequence[TokenRouting]) -> None:
         """Add a sampled reply."""
         cut = reply.finish_reason != "stop"
-        if self._turns is None:
-            message = parse_reply(reply.text, self._form)
+        if self._form is None:
+            message = Message("assistant", reply.text)
+        elif self._turns is None:
+            message = parse_reply(reply.text, self._form, self._opened)
         else:
             message, self._calls = self._turns.read(self._ids, reply.text, cut)
         self.segments.append(Segment(tuple(reply.ids), tuple(reply.logprobs), tuple(routing)))
@@ -149,6 +161,42 @@ class Play:
             self.segments.pop()  # nothing was sampled after it
         for tool in self._tools.values():
             tool.close()
+
+
+def play_out(engine: Engine, plays: Sequence[Play], params: Params, options: Options) -> None:
+    """Take all conversations to their ends, turn by turn.
+
+    All replies of a turn are generated together, and then all of their calls made together, so that what is
+    sampled does not depend on how long tools take. Errors: as `Engine.add`.
+    """
+    with ThreadPoolExecutor(TOOL_THREADS) as pool:
+        while open_plays := [pair for pair in enumerate(plays) if pair[1].ended is None]:
+            _turn(engine, [(play, params(n, play), options(n, play)) for n, play in open_plays])
+            called = [play for _, play in open_plays if play.ended is None]
+            list(pool.map(Play.call, called))
+            for play in called:
+                play.go_on()
+
+
+def _turn(engine: Engine, wanted: Sequence[tuple[Play, SamplingParams, RequestOptions]]) -> None:
+    """One reply for each."""
+    numbers: dict[int, int] = {}
+    replies = [Reply() for _ in wanted]
+    routings: list[list[TokenRouting]] = [[] for _ in wanted]
+    try:
+        for number, (play, params, options) in enumerate(wanted):
+            numbers[engine.add(play.ids, params, options)] = number
+        while engine.busy:
+            for event in engine.step():
+                number = numbers[event.request]
+                replies[number].add(event)
+                if event.routing is not None:
+                    routings[number].append(event.routing)
+    finally:
+        for request in numbers:
+            engine.cancel(request)
+    for (play, _, _), reply, routing in zip(wanted, replies, routings, strict=True):
+        play.add(reply, routing)
 
 
 def tool_result(tools: dict[str, Tool], numbered: NumberedCall) -> str:
