@@ -24,6 +24,7 @@ LAYERS = {
     "sandbox": 2,
     "primer": 2,
     "report": 2,
+    "stats": 2,
     "evidence": 2,
     "contamination": 2,
     "data": 3,

@@ -72,13 +72,18 @@ class PassAtChange(Settings):
 
 
 def accuracy(right: Sequence[bool]) -> Accuracy:
-    """Wilson's interval (1927) for a share."""
-    count, z = len(right), 1.959964
-    share = sum(right) / count
+    """The share of right replies with Wilson's interval."""
+    share = sum(right) / len(right)
+    low, high = wilson(share, len(right))
+    return Accuracy(value=share, low=low, high=high, problems=len(right))
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval (1927) for a share of `count`, which need not be a whole number of them."""
+    z = 1.959964
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    low, high = max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
-    return Accuracy(value=share, low=low, high=high, problems=count)
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
 
 
 def accuracy_change(before: Sequence[bool], after: Sequence[bool]) -> AccuracyChange:

@@ -1,0 +1,1 @@
+"""What may be concluded from scores: intervals, paired tests, power. numpy and scipy only."""

@@ -1,0 +1,99 @@
+"""One score with its interval, over items or over clusters of items that depend on one another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from coterie.config.errors import DataError
+from coterie.results.accuracy import wilson
+from coterie.results.evaluation import TaskScore
+from coterie.results.intervals import Estimate
+
+FEW = 300  # items below which an interval from the central limit theorem is too narrow (arXiv 2503.01747)
+POWER = 0.8
+_Z = float(stats.norm.ppf(0.975))
+
+
+def task_score(
+    values: Sequence[float], clusters: Sequence[str], metric: str = "accuracy", lower_is_better: bool = False
+) -> TaskScore:
+    """The mean of scores with its 95 % interval: of scores from 0 to 1, or of costs (`lower_is_better`).
+
+    Fewer than `FEW` scores of items that do not depend on one another: Wilson's interval, which for scores
+    between 0 and 1 is on the safe side. Otherwise the standard error over clusters with Student's t, C - 1
+    degrees of freedom (arXiv 2411.00640). `mde80` supposes that the other model's scores vary as these do and
+    correlate with them by one half, so that the difference has the standard error of the score.
+    Errors: `DataError` for no value, and for a score outside 0 to 1.
+    """
+    array, groups = checked(values, clusters)
+    floor, ceiling = (-math.inf, math.inf) if lower_is_better else (0.0, 1.0)
+    if array.min() < floor or array.max() > ceiling:
+        raise DataError(f"scores from {array.min():g} to {array.max():g}; a score is from 0 to 1")
+    mean, count, number = float(array.mean()), len(array), len(set(groups))
+    error = cluster_error(array, groups)
+    if not lower_is_better and (number == count < FEW or (error == 0 and number > 1)):
+        method = "wilson" if number == count else "wilson over clusters"
+        low, high = wilson(mean, number)
+        reach: float | None = (high - low) / 2 * (1 + float(stats.norm.ppf(POWER)) / _Z)
+    elif number == 1:
+        method, reach = "none: one cluster", None
+        low, high = (mean, mean) if lower_is_better else (0.0, 1.0)
+    else:
+        method = "cluster t" if number < count else "t"
+        quantile = float(stats.t.ppf(0.975, number - 1))
+        reach = error * (quantile + float(stats.t.ppf(POWER, number - 1)))
+        low, high = max(floor, mean - quantile * error), min(ceiling, mean + quantile * error)
+    return TaskScore(
+        value=mean, low=min(low, mean), high=max(high, mean), metric=metric, method=method,
+        clusters=number, mde80=reach, lower_is_better=lower_is_better,
+    )  # fmt: skip
+
+
+def jeffreys(right: int, count: int) -> tuple[float, float]:
+    """Jeffreys' interval: the middle 95 % of a beta distribution, from 0 or to 1 where all are alike."""
+    low, high = stats.beta.ppf((0.025, 0.975), right + 0.5, count - right + 0.5)
+    return (0.0 if right == 0 else float(low)), (1.0 if right == count else float(high))
+
+
+def cluster_error(values: npt.NDArray[np.float64], groups: Sequence[str]) -> float:
+    """The standard error of the mean, with C / (C - 1) for few clusters; 0 for one cluster."""
+    sums = cluster_sums(values - values.mean(), groups)
+    number = len(sums)
+    if number < 2:
+        return 0.0
+    return float(math.sqrt((sums**2).sum() * number / (number - 1)) / len(values))
+
+
+def cluster_sums(values: npt.NDArray[np.float64], groups: Sequence[str]) -> npt.NDArray[np.float64]:
+    """(C,): the sum of each cluster's values."""
+    _, index = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
+    return np.bincount(index, weights=values).astype(np.float64)
+
+
+def between_seeds(scores: Sequence[float]) -> Estimate | None:
+    """The standard deviation of a score between sampling seeds, with its 95 % interval; None below two.
+
+    It is apart from the variation over items, which all seeds share.
+    """
+    if len(scores) < 2:
+        return None
+    freedom = len(scores) - 1
+    deviation = float(np.std(scores, ddof=1))
+    low, high = (deviation * math.sqrt(freedom / float(stats.chi2.ppf(at, freedom))) for at in (0.975, 0.025))
+    return Estimate(value=deviation, low=low, high=high)
+
+
+def checked(
+    values: Sequence[float], clusters: Sequence[str]
+) -> tuple[npt.NDArray[np.float64], Sequence[str]]:
+    """The values as an array with their clusters. Errors: `DataError` for none, or not one cluster each."""
+    if not len(values):
+        raise DataError("there is nothing to average")
+    if len(values) != len(clusters):
+        raise DataError(f"{len(values)} scores and {len(clusters)} clusters; give each score its cluster")
+    return np.asarray(values, dtype=np.float64), clusters
