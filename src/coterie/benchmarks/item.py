@@ -66,7 +66,8 @@ class ItemReply:
     `text`: without its reasoning and without calls. `calls`: the tool calls in order, `name` and `arguments`
     (an object, or text where it is not JSON). `truncated`: it ended at its limit. `logprobs`: of each choice,
     summed over its tokens; `lengths`: bytes of each choice; `greedy`: whether greedy decoding writes it, if
-    that was looked at. `turns`: all messages after the prompt, where tools were called.
+    that was looked at. `turns`: all messages after the prompt, where tools were called. `failed`: why there
+    is no reply to judge, such as a tool that did not work.
     """
 
     text: str = ""
@@ -78,6 +79,7 @@ class ItemReply:
     lengths: tuple[int, ...] = ()
     greedy: tuple[bool, ...] = ()
     turns: tuple[Turn, ...] = ()
+    failed: str = ""
 
 
 @dataclass(frozen=True)

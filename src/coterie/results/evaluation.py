@@ -44,7 +44,8 @@ class ExecProfile(Settings):
     """What ran the model. Scores of two profiles are two scores.
 
     `kernels`: what decoding ran on. `quantisation`: what the weights of each class were held in. `libraries`:
-    digest over the names and versions of the installed packages. `batch_invariant`: the measured answer of
+    digest over the names and versions of the installed packages. `exact`: each item was computed by itself,
+    so that its result does not depend on the others. `batch_invariant`: the measured answer of
     `coterie eval invariance`; None where it was not measured.
     """
 
@@ -57,6 +58,7 @@ class ExecProfile(Settings):
     processor: str = ""
     threads: int = 0
     dropless: bool | None = None
+    exact: bool | None = None
     batch_invariant: bool | None = None
     torch: str = ""
     libraries: str = ""
@@ -71,7 +73,7 @@ class ItemRecord(Settings):
     score where the answer is looked for anywhere in the reply. `unparsed`: no answer was found where the
     prompt asks for it. `truncated`: the reply ended at its limit. `failed`: the checker did not work, so that
     the reply has no score. `logprobs`: of each choice, where choices are weighed. `confidence`: in the
-    answer, from 0 to 1, where the task asks for one.
+    answer, from 0 to 1, where the task asks for one. `why`: of the verdict or of the failure, in words.
     """
 
     task: str
@@ -91,6 +93,7 @@ class ItemRecord(Settings):
     logprobs: list[float] = Field(default_factory=list)
     tokens: int = 0
     confidence: float | None = None
+    why: str = ""
 
 
 class TaskScore(Estimate):
@@ -174,9 +177,13 @@ class InvarianceFacts(Settings):
 
 
 class PromptFacts(Settings):
-    """What the model was given besides the item's text. `form`: by its chat template, or as plain text."""
+    """What the model was given besides the item's text.
 
-    form: Literal["chat", "plain", "server"]
+    `form`: by its chat template, as questions and answers in plain text, as the item's words alone (`text`),
+    or by a server. `template`: digest of what the form writes.
+    """
+
+    form: Literal["chat", "plain", "text", "server"]
     template: str
     fewshot: list[str] = Field(default_factory=list)
     system: str | None = None
