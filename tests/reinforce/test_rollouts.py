@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from coterie.config.reinforce import PolicySettings
-from coterie.infer.request import TokenRouting
 from coterie.infer.plays import Segment
+from coterie.infer.request import TokenRouting
 from coterie.reinforce.rollouts import Rollout
 from coterie.tasks.problem import TaskVerdict
 from coterie.train.batch import collate
