@@ -41,6 +41,7 @@ LAYERS = {
     "surgery": 5,
     "checkpoints": 6,
     "adapters": 7,
+    "identity": 7,
     "gguf": 7,
     "train": 8,
     "infer": 8,

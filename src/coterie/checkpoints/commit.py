@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -153,12 +153,28 @@ def verify_files(path: Path, manifest: Mapping[str, Any], full: bool = True, suf
         for name, (_, digest) in chosen.items()
         if full or name in sampled
     }
-    with ThreadPoolExecutor(max_workers=4) as threads:  # hashing releases the interpreter
-        hashes = threads.map(lambda name: (file_sha256 if full else _sampled_sha256)(path / name), expected)
-        for name, found_hash in zip(expected, hashes, strict=True):
-            if found_hash != expected[name]:
-                kind = "" if full else " of samples"
-                raise CheckpointError(f"{path / name}: is damaged (its SHA-256{kind} differs); {_CHANGED}")
+    for name, found_hash in _hashes(path, expected, file_sha256 if full else _sampled_sha256):
+        if found_hash != expected[name]:
+            kind = "" if full else " of samples"
+            raise CheckpointError(f"{path / name}: is damaged (its SHA-256{kind} differs); {_CHANGED}")
+
+
+def file_digests(path: Path, names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 in hex of each of these files of a directory, several at once.
+
+    Errors: `CheckpointError` for one that cannot be read.
+    """
+    try:
+        return dict(_hashes(path, list(names), file_sha256))
+    except OSError as error:
+        raise CheckpointError(f"{error.filename}: cannot be read ({error.strerror})") from None
+
+
+def _hashes(path: Path, names: Iterable[str], digest: Callable[[Path], str]) -> Iterator[tuple[str, str]]:
+    """(name, digest) of each file, in order; hashing releases the interpreter."""
+    names = list(names)
+    with ThreadPoolExecutor(max_workers=4) as threads:
+        yield from zip(names, threads.map(lambda name: digest(path / name), names), strict=True)
 
 
 def _sampled_sha256(path: Path) -> str:

@@ -28,12 +28,14 @@ class ModelIdentity(Settings):
 
     `weights_tensors`: root of the Merkle tree over the tensors that were in memory; it is the same however
     they are spread over files. `weights_files`: digest over the directory's files, or None where a server
-    answered. `lineage`: `weights_tensors` of the models it was made from, the nearest first.
+    answered. `config`: digest of config.json without what it says about the files. `lineage`:
+    `weights_tensors` of the models it was made from, the nearest first.
     """
 
     name: str
     weights_tensors: str | None
     weights_files: str | None = None
+    config: str | None = None
     tokenizer: str | None = None
     chat_template: str | None = None
     generation_config: str | None = None

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from coterie.checkpoints.gguf_file.tensors import GgufTensors
+from coterie.checkpoints.gguf_file.types import PLAIN
 from coterie.checkpoints.quantised.encoded import Grid
 from coterie.checkpoints.tensor_source import within_expert
 from coterie.config import CheckpointError, ModelConfig
@@ -123,6 +124,12 @@ class GgufSource:
             self._stored.dtype(part.stored) for slot in self._slots[name] for part in self._parts[slot.name]
         }
         return kinds.pop() if len(kinds) == 1 else torch.float32
+
+    def form(self, name: str) -> str | None:
+        """The quantised forms of a tensor, as llama.cpp names them; None for a plain one."""
+        parts = [part for slot in self._slots[name] for part in self._parts[slot.name]]
+        kinds = sorted({self._stored.type(part.stored) for part in parts} - PLAIN.keys())
+        return ", ".join(kinds) or None
 
     def read(self, name: str) -> Tensor:
         """The whole tensor, in new memory."""
