@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:  # imports of half a second, wanted only where something is si
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from securesystemslib.signer import SSlibKey
 
+_PRIVATE = b"PRIVATE KEY"
 _LARGEST = 16_384  # bytes of a file with one key
 
 
@@ -67,20 +69,10 @@ class SigningKey:
         Errors: `CoterieError`, one line, for a file that cannot be read, is protected by a password, or holds
         something else than an Ed25519 private key.
         """
-        from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-        content = _content(path)
-        try:
-            found: Any = serialization.load_pem_private_key(content, password=None)
-        except TypeError:
-            raise CoterieError(
-                f"{path}: is protected by a password, which is not asked for here; make a key with "
-                "coterie key new"
-            ) from None
-        except ValueError:
-            what = "is a public key" if b"PUBLIC KEY" in content else "holds no private key"
-            raise CoterieError(f"{path}: {what}; make one with coterie key new -o FILE") from None
+        found = _loaded(path, partial(load_pem_private_key, password=None), "private")
         if not isinstance(found, Ed25519PrivateKey):
             raise CoterieError(f"{path}: is not an Ed25519 key; make one with coterie key new -o FILE")
         return SigningKey(found)
@@ -134,19 +126,31 @@ def read_public_key(path: str | Path) -> PublicKey:
 
     Errors: `CoterieError`, one line, for anything that is not an Ed25519 key.
     """
-    from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    content = _content(path)
-    if b"PRIVATE KEY" in content:
+    if _PRIVATE in _content(path):
         return SigningKey.read(path).public
-    try:
-        found: Any = serialization.load_pem_public_key(content)
-    except ValueError:
-        raise CoterieError(f"{path}: holds no public key (PEM); give the .pub file of the signer") from None
+    found = _loaded(path, load_pem_public_key, "public")
     if not isinstance(found, Ed25519PublicKey):
         raise CoterieError(f"{path}: is not an Ed25519 key; give the .pub file of the signer")
     return PublicKey(found.public_bytes_raw())
+
+
+def _loaded(path: str | Path, load: Callable[[bytes], Any], kind: str) -> Any:
+    """What `load` makes of a PEM file. Errors: `CoterieError` for one without a key of this kind."""
+    content = _content(path)
+    advice = "make one with coterie key new -o FILE" if kind == "private" else "give the signer's .pub file"
+    try:
+        return load(content)
+    except TypeError:
+        raise CoterieError(
+            f"{path}: is protected by a password, which is not asked for here; {advice}"
+        ) from None
+    except ValueError:
+        damaged = kind == "public" or b"PUBLIC KEY" not in content
+        what = f"holds no {kind} key (PEM)" if damaged else "is a public key"
+        raise CoterieError(f"{path}: {what}; {advice}") from None
 
 
 def _content(path: str | Path) -> bytes:
