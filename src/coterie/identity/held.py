@@ -13,7 +13,7 @@ from torch import Tensor
 from coterie.evidence.canonical import canonical
 from coterie.families import Slot, family
 from coterie.families.mapping import Held
-from coterie.identity.pieces import Piece
+from coterie.identity.pieces import LeafPiece
 from coterie.nn.chosen_experts import SubsetExpertLinear
 from coterie.nn.lora import LoRAExpertLinear, LowRank
 from coterie.nn.quantised_tensor import QuantisedTensor
@@ -49,12 +49,12 @@ class HeldWeights:
             return layer.num_experts, layer.out_features, layer.in_features
         return tuple(self._own[name].shape)
 
-    def in_codes(self, piece: Piece) -> bool:
+    def in_codes(self, piece: LeafPiece) -> bool:
         """Whether the numbers of a tensor are held in codes."""
         name = piece.slots[0].name
         return name in self._codes or (name in self._stored and self._stored[name].form.bits is not None)
 
-    def piece(self, piece: Piece) -> Tensor:
+    def piece(self, piece: LeafPiece) -> Tensor:
         """A tensor in the layout of the file; codes are widened to float32."""
         if piece.expert is not None:
             return self._slot(piece.slots[0], piece.expert)[0]

@@ -16,7 +16,7 @@ _PLACE = re.compile(r"(blocks|mtp)\.(\d+)\.")
 
 
 @dataclass(frozen=True)
-class Piece:
+class LeafPiece:
     """What one leaf is made of: a tensor on disk, or one expert of a tensor that holds all of them.
 
     `disk`: the name of the tensor. `slots`: what of our parameters it is. `shape`: of the whole tensor.
@@ -40,7 +40,7 @@ class Piece:
         return self.shape if self.expert is None else self.shape[1:]
 
 
-def pieces(model: Transformer, shape_of: Callable[[str], tuple[int, ...]]) -> Iterator[Piece]:
+def pieces(model: Transformer, shape_of: Callable[[str], tuple[int, ...]]) -> Iterator[LeafPiece]:
     """The leaves of the family's layout; a copy of another tensor has none.
 
     `shape_of`: the shape of one of our parameters.
@@ -56,12 +56,12 @@ def pieces(model: Transformer, shape_of: Callable[[str], tuple[int, ...]]) -> It
         layer = layer_of(first.name)
         experts = first.experts(shape) if ".experts." in first.name else range(0)
         if len(experts) == 1:
-            yield Piece(disk, tuple(slots), whole, None, TreePart(layer, experts[0]))
+            yield LeafPiece(disk, tuple(slots), whole, None, TreePart(layer, experts[0]))
         elif len(experts) == whole[0] and len(slots) == 1 and first.within is None:
             for expert in experts:
-                yield Piece(disk, (first,), whole, expert, TreePart(layer, expert))
+                yield LeafPiece(disk, (first,), whole, expert, TreePart(layer, expert))
         else:
-            yield Piece(disk, tuple(slots), whole, None, TreePart(layer))
+            yield LeafPiece(disk, tuple(slots), whole, None, TreePart(layer))
 
 
 def layer_of(name: str) -> str:

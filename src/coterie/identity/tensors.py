@@ -21,7 +21,7 @@ from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.tensor_reader import TYPE_NAMES
 from coterie.checkpoints.tensor_writer import bytes_of
 from coterie.identity.held import HeldWeights
-from coterie.identity.pieces import Piece, layer_of, pieces
+from coterie.identity.pieces import LeafPiece, layer_of, pieces
 from coterie.identity.tree import MODEL, TensorLeaf, TreePart, WeightTree
 from coterie.nn.transformer import Transformer
 
@@ -85,7 +85,7 @@ class _Forms:
         self._source = None if checkpoint is None else checkpoint.tensors
         self._rounded: set[str] = set()
 
-    def leaf(self, piece: Piece, tensor: Tensor, in_codes: bool) -> TensorLeaf:
+    def leaf(self, piece: LeafPiece, tensor: Tensor, in_codes: bool) -> TensorLeaf:
         """The leaf of a tensor that is held as `tensor`, in the layout of the file."""
         source = self._source if self._source is not None and piece.disk in self._source else None
         coded = source is not None and source.form(piece.disk) is not None
