@@ -13,6 +13,7 @@ from pydantic import Field
 
 from coterie.config import Settings
 from coterie.results.intervals import Estimate
+from coterie.results.safety import SafetyFacts
 
 ReportSchema = Literal["coterie.eval_report/v1"]
 REPORT_SCHEMA: ReportSchema = "coterie.eval_report/v1"
@@ -291,7 +292,7 @@ class EvalReport(Settings):
     exec_profile: ExecProfile
     seeds: dict[str, Any]
     tasks: list[TaskResult]
-    safety: dict[str, Any] | None = None
+    safety: SafetyFacts | None = None
     looks: LookFacts | None = None
     flags: list[str] = Field(default_factory=list)
     verdict: Ruling
