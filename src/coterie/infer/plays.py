@@ -83,6 +83,7 @@ class Play:
         self.ended: Ending | None = None
         self.why = ""
         self.num_replies = 0
+        self.cached = 0  # tokens of the prompt that were read for another reply
         self._tools = {tool.name: tool for tool in tools}
         self._limits, self._form, self._turns, self._opened = limits, form, turns, opened
         self._ids = list(prompt)
@@ -115,6 +116,7 @@ class Play:
             message = parse_reply(reply.text, self._form, self._opened)
         else:
             message, self._calls = self._turns.read(self._ids, reply.text, cut)
+        self.cached += reply.cached if self.num_replies == 0 else 0
         self.segments.append(Segment(tuple(reply.ids), tuple(reply.logprobs), tuple(routing)))
         self._ids += reply.ids
         self.messages.append(message)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from coterie.nn.branches import branches_of
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.logprobs import capped
 
@@ -27,6 +28,11 @@ def attend_explicitly(
     cap: float | None = None,
 ) -> Tensor:
     """Causal (`window` None) or sliding attention `(T, H, D)` of packed tokens within their own segments."""
+    if context.continues is not None:
+        whole = branches_of(context)
+        q_PHD, k_PGD, v_PGD = (whole.spread(x) for x in (q_THD, k_TGD, v_TGD))
+        y_PHD = attend_explicitly(q_PHD, k_PGD, v_PGD, whole.context, window, scale, sinks_H, cap)
+        return whole.collect(y_PHD)
     parts = zip(*(x.split(context.lengths) for x in (q_THD, k_TGD, v_TGD)), strict=True)
     return torch.cat([attend_kept_explicitly(q, k, v, window, scale, sinks_H, cap) for q, k, v in parts])
 

@@ -56,7 +56,8 @@ class Inserts:
 class ForwardContext:
     """T packed tokens, divided into segments: document parts, or the new tokens of one sequence each.
 
-    Attention never crosses a segment.
+    Attention never crosses a segment, except that one may continue another: `continues` names for each
+    segment the one whose tokens come before its own, or -1 (None: none does; see `nn/branches.py`).
     `positions_T`: int64, each token's position in its own sequence. `lengths`: host integers that sum to T.
     `valid_T`: bool, False for padding (None: all tokens are valid).
     `counted_T`: bool, the tokens in the routers' statistics (None: the valid ones). `balance_tokens`: the
@@ -75,6 +76,7 @@ class ForwardContext:
     positions_T: Tensor
     lengths: tuple[int, ...]
     valid_T: Tensor | None = None
+    continues: tuple[int, ...] | None = None
     counted_T: Tensor | None = None
     balance_tokens: float | None = None
     planned: tuple[int, ...] | None = None

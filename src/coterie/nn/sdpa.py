@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from coterie.nn.branches import branches_of
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.kernels import choose
 from coterie.nn.kernels.causal_blocks import causal_blocks
@@ -47,6 +48,10 @@ def attend(
     `sliding`: a query sees the last `window` positions, itself included. `chunked`: positions with the same
     `position // window`. Query head h reads key head `h // (H // G)`.
     """
+    if context.continues is not None:
+        whole = branches_of(context)
+        q_PHD, k_PGD, v_PGD = (whole.spread(x) for x in (q_THD, k_TGD, v_TGD))
+        return whole.collect(attend(q_PHD, k_PGD, v_PGD, whole.context, mask, window, scale))
     if mask != "chunked" and choose.attends_packed(q_THD, k_TGD, v_TGD):
         starts_B1 = _starts(context, q_THD.device)
         seen = window if mask == "sliding" else None

@@ -29,10 +29,12 @@ def method_trainer(
     name: str,
     steps: int,
     strength: Callable[[], float] = lambda: 1.0,
+    share_prompts: bool = False,
 ) -> Trainer:
     """The trainer of `tuned` over rows that a source makes, without callbacks.
 
     `name`: of the objective, for the default rate. `strength`: a factor on the rate of the next step.
+    `share_prompts`: compute the prompt that neighbouring rows have in common once.
     """
     model = tuned.model
     numbers = sum(parameter.numel() for parameter in model.parameters())
@@ -48,6 +50,7 @@ def method_trainer(
         steps=steps,
         lr=optimiser.lr,
         **step_options(config),
+        share_prompts=share_prompts,
         device=model.embed.weight.device,
     )
 

@@ -108,6 +108,7 @@ class ReinforceParts:
             name="reinforce",
             steps=config.steps,
             strength=lambda: source.strength,
+            share_prompts=source.shares_prompts,
         )
         stated = stated_method(config, trainer, tuned, facts)
         count = config.eval_problems

@@ -44,7 +44,7 @@ class Rollout:
 
     `segments`: given and sampled ones in turn; the first is the prompt. `reasoning` and `content`: those of
     the last reply. `truncated`: it did not end by itself. `messages`: what was said after the prompt, replies
-    and results of tools.
+    and results of tools. `cached`: tokens of the prompt that were read for another reply.
     """
 
     segments: tuple[Segment, ...]
@@ -54,6 +54,7 @@ class Rollout:
     verdict: TaskVerdict
     reward: float
     messages: tuple[Message, ...] = ()
+    cached: int = 0
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:
@@ -184,8 +185,9 @@ class Sampler:
         tools = self._described(first)
         self._form = format_of(self.tokenizer.template_for(bool(tools)))
         self._turns = ToolTurns(self.tokenizer, self._head(first), tools) if tools else None
-        # Later replies begin with what earlier ones kept.
-        kept = KEPT_BYTES if tools else 0
+        # Replies to one prompt share it while they run; with tools later replies begin with what earlier ones
+        # kept.
+        kept = KEPT_BYTES if tools else 1
         self._engine = Engine(self.model, self.tokenizer, max_batch=MAX_BATCH, prefix_bytes=kept)
 
     @property
@@ -310,4 +312,5 @@ class Sampler:
             verdict,
             verdict.reward(self.reward_weights),
             tuple(play.messages),
+            play.cached,
         )

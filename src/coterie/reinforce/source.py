@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from coterie.config.errors import TrainingError
 from coterie.config.reinforce import ReinforceConfig
 from coterie.data.rows import Row
+from coterie.nn.branches import can_branch
 from coterie.nn.transformer import Transformer
 from coterie.primer.base import Rng
 from coterie.reinforce.compute import step_flops
@@ -30,6 +31,7 @@ from coterie.reinforce.pool import ProblemPool
 from coterie.reinforce.replay import with_sampler_routing, with_trainer_routing
 from coterie.reinforce.rollouts import Rollout, RolloutGroup, Sampler
 from coterie.tasks.problem import TaskProblem
+from coterie.train.batch import shared_tokens
 from coterie.train.callbacks import Callback
 from coterie.train.policy_gradient import PolicyGradient, advantages
 from coterie.train.preference import with_reference
@@ -122,15 +124,36 @@ class RolloutSource(Callback):
         self._keep(number + 1, asked, {id(g): its for g, its in zip(groups, found, strict=True)})
         record = _record(number + 1, groups, asked, mismatch, time.perf_counter() - begun)
         reads = (self.reference is not None) + (config.policy.replay == "trainer")
+        pieces = self._pieces(rows)
         record["sampling_flops"], record["training_flops"] = step_flops(
-            self.sampler.model.config, _lengths(asked), _lengths(groups), reads
+            self.sampler.model.config,
+            _lengths(asked),
+            _lengths(groups),
+            reads,
+            [rollout.cached for group in asked for rollout in group.rollouts],
+            sum(shared_tokens(piece) for piece in pieces) if self.shares_prompts else 0,
         )
         record["level_reward"] = math.fsum(self.mean_reward.values()) / len(self.mean_reward)
         if self.objective is not None:
             record["effective_share"] = self.objective.effective_share
         trainer.publish(record)
-        pieces = config.updates * config.accumulate
-        return [rows[at * len(rows) // pieces : (at + 1) * len(rows) // pieces] for at in range(pieces)]
+        return pieces
+
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether training computes the prompt of a group once.
+
+        Where the balance of experts is trained, prompts count in it as often as they are read.
+        """
+        config = self.config
+        return can_branch(self.sampler.model.config) and (
+            config.balance == "none" or not config.balance_prompts
+        )
+
+    def _pieces(self, rows: Sequence[Row]) -> list[list[Row]]:
+        """The micro-batches of all updates."""
+        count = self.config.updates * self.config.accumulate
+        return [list(rows[at * len(rows) // count : (at + 1) * len(rows) // count]) for at in range(count)]
 
     def _rows(self, pairs: Sequence[tuple[Rollout, float]]) -> list[Row]:
         """The rows of replies with their advantages, as they are trained on."""

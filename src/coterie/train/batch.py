@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -42,15 +43,25 @@ class Batch:
         return int(self.ids_T.shape[0])
 
 
-def collate(rows: Sequence[Row], device: torch.device | str = "cpu", balance_prompts: bool = True) -> Batch:
+def collate(
+    rows: Sequence[Row],
+    device: torch.device | str = "cpu",
+    balance_prompts: bool = True,
+    share_prompts: bool = False,
+) -> Batch:
     """Concatenate rows; `context.valid_T` is False on padding, and None when there is no padding.
 
     `balance_prompts` False: routers count only the positions that are learnt. Streams of experts become the
-    context's steers.
+    context's steers. `share_prompts`: a prompt that rows have in common stands in the batch once, and each
+    row continues it; for models that `nn.branches.can_branch` allows.
     Errors: `DataError` for no rows, rows with different streams, or a row whose segments or streams do not
     have its length.
     """
     _check(rows)
+    if share_prompts:
+        prompts = shared_prompts(rows)
+        if prompts:
+            return _continued(collate(rows, device, balance_prompts), rows, prompts)
     num_padding = sum(row.num_padding for row in rows)
     num_tokens = sum(len(row.ids) for row in rows)
     weights_T = np.concatenate([np.asarray(row.weights, dtype=np.float32) for row in rows])
@@ -76,6 +87,85 @@ def collate(rows: Sequence[Row], device: torch.device | str = "cpu", balance_pro
         num_counted=num_tokens - num_padding if balance_prompts else int((weights_T > 0).sum()),
         streams=streams,
         counts=counts,
+    )
+
+
+def shared_prompts(rows: Sequence[Row]) -> list[tuple[int, int, int]]:
+    """(first row, row after the last, tokens) of each prompt that neighbouring rows have in common.
+
+    Its tokens are those before the first learnt position, which is the first that differs in what follows.
+    """
+    heads = [_unlearnt(row) for row in rows]
+    found, first = [], 0
+    for number in range(1, len(rows) + 1):
+        length = heads[first]
+        if number < len(rows) and heads[number] == length:
+            if np.array_equal(rows[first].ids[:length], rows[number].ids[:length]):
+                continue
+        if number - first > 1 and length:
+            found.append((first, number, length))
+        first = number
+    return found
+
+
+def shared_tokens(rows: Sequence[Row]) -> int:
+    """How many tokens fewer a batch of these rows has when they share their prompts."""
+    return sum((end - first - 1) * length for first, end, length in shared_prompts(rows))
+
+
+def _unlearnt(row: Row) -> int:
+    """Tokens before the first learnt position of a row that is one sequence; 0 for other rows."""
+    if len(row.lengths) != 1 or row.num_padding:
+        return 0
+    return int(np.argmax(np.asarray(row.weights) > 0)) if np.any(row.weights) else 0
+
+
+def _continued(whole: Batch, rows: Sequence[Row], prompts: Sequence[tuple[int, int, int]]) -> Batch:
+    """The batch of `rows` with each of the prompts once; the rows that have it continue it."""
+    starts = [0, *accumulate(len(row.ids) for row in rows)]
+    taken: list[Tensor] = []
+    lengths: list[int] = []
+    continues: list[int] = []
+
+    def take(begin: int, row_lengths: Sequence[int], before: int) -> None:
+        taken.append(torch.arange(begin, begin + sum(row_lengths)))
+        lengths.extend(length for length in row_lengths if length)
+        continues.extend(before for length in row_lengths if length)
+
+    number = 0
+    for first, end, length in [*prompts, (len(rows), len(rows), 0)]:
+        for alone in range(number, first):
+            take(starts[alone], rows[alone].lengths, -1)
+        if length:
+            prompt = len(lengths)
+            take(starts[first], (length,), -1)
+            for row in range(first, end):
+                take(starts[row] + length, (len(rows[row].ids) - length,), prompt)
+        number = end
+    take_T = torch.cat(taken).to(whole.ids_T.device)
+    context = whole.context
+    valid_T, counted_T = (
+        None if x is None else x.index_select(0, take_T) for x in (context.valid_T, context.counted_T)
+    )
+    left_out = whole.num_tokens - len(take_T)
+    streams = {name: values.index_select(0, take_T) for name, values in whole.streams.items()}
+    return replace(
+        whole,
+        ids_T=whole.ids_T.index_select(0, take_T),
+        targets_T=whole.targets_T.index_select(0, take_T),
+        weights_T=whole.weights_T.index_select(0, take_T),
+        context=replace(
+            context,
+            positions_T=context.positions_T.index_select(0, take_T),
+            lengths=tuple(lengths),
+            valid_T=valid_T,
+            counted_T=counted_T,
+            continues=tuple(continues),
+            steers=_steers(streams),
+        ),
+        num_valid=whole.num_valid - left_out,
+        num_counted=whole.num_counted if counted_T is not None else whole.num_counted - left_out,
+        streams=streams,
     )
 
 

@@ -48,7 +48,8 @@ class Trainer:
     `model(ids_T, context) -> h_TD` must have `head_weight`; its `after_step()` and `training_buffers()` are
     optional. `schedule(step)` is the factor on `lr` of step 0, 1, ... One step takes `accumulate`
     micro-batches. `mtp_weight`: weight of the multi-token prediction loss, added to the objective.
-    `balance_prompts` False: router statistics cover learnt positions alone. `bytes_per_token` converts nats
+    `balance_prompts` False: router statistics cover learnt positions alone. `share_prompts`: a prompt that
+    neighbouring rows have in common is computed once (`train.batch.collate`). `bytes_per_token` converts nats
     per token into bits per byte. `flops_per_token`: forward and backward. Creating a trainer seeds PyTorch
     with `seed`.
     """
@@ -69,6 +70,7 @@ class Trainer:
         seed: int = 0,
         mtp_weight: float = 0.0,
         balance_prompts: bool = True,
+        share_prompts: bool = False,
         bytes_per_token: float | None = None,
         flops_per_token: float = 0.0,
         device: torch.device | str = "cpu",
@@ -87,6 +89,7 @@ class Trainer:
         self.seed = seed
         self.mtp_weight = mtp_weight
         self.balance_prompts = balance_prompts
+        self.share_prompts = share_prompts
         self.bytes_per_token = bytes_per_token
         self.flops_per_token = flops_per_token
         self.device = torch.device(device)
@@ -257,7 +260,7 @@ class Trainer:
         if self._reader is None:
             self._reader = self.batches(self.next_sample)
         batches = [
-            collate(rows, self.device, self.balance_prompts)
+            collate(rows, self.device, self.balance_prompts, self.share_prompts)
             for rows in itertools.islice(self._reader, self.accumulate)
         ]
         if len(batches) < self.accumulate:
