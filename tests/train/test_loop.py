@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from coterie.config import CheckpointError, DataError, TrainingError
 from coterie.data.rows import Row
 from coterie.train import Callback, SaveCheckpoint, collate
+from coterie.train.loop import learnt_logprobs
 from coterie.train.running import NoMoreSteps
 from tests.arithmetic import approx, tolerance
 from tests.train.support import (
@@ -219,3 +220,22 @@ def test_callback_state_and_random_state_come_back():
     expected = torch.rand(3)
     make_trainer(second).load_state(state)
     assert second.count == 4 and torch.equal(torch.rand(3), expected)
+
+
+def test_what_is_not_learnt_has_no_scores() -> None:
+    random = np.random.default_rng(0)
+    head_VD = torch.randn(50, 8, requires_grad=True)
+    for learnt, indexed in ((0.5, True), (0.9, False), (0.0, True)):
+        weights = (random.random(40) < learnt).astype(np.float32) * 2
+        batch = collate([Row(random.integers(0, 50, 40), random.integers(0, 50, 40), weights, (40,))])
+        assert (batch.learnt_N is not None) == indexed
+        h_TD = torch.randn(40, 8, requires_grad=True)
+        want_T = torch.log_softmax(h_TD @ head_VD.T, -1).gather(1, batch.targets_T[:, None])[:, 0]
+        found_T = learnt_logprobs(h_TD, head_VD, batch, None)
+        assert indexed is False or not found_T[batch.weights_T == 0].any()
+        wanted = torch.autograd.grad((want_T * batch.weights_T).sum(), (h_TD, head_VD))
+        found = torch.autograd.grad((found_T * batch.weights_T).sum(), (h_TD, head_VD))
+        for ours, theirs in zip(found, wanted, strict=True):
+            torch.testing.assert_close(
+                ours, theirs, rtol=1e-5, atol=1e-5
+            )  # sums of up to 50 terms of size 10

@@ -23,7 +23,8 @@ class Batch:
     `weight` is the sum of `weights_T`, and `num_valid` the number of tokens that are not padding. Both are
     known on the host, so the loop can count a whole step before any of it runs. `streams`: those of the rows
     (`data.rows.Row`), (T, ...) each. `counts`: for each stream that numbers things, how many there are.
-    `num_counted`: tokens in the routers' statistics.
+    `num_counted`: tokens in the routers' statistics. `learnt_N`: the learnt positions, where a quarter or
+    more are not learnt.
     """
 
     ids_T: Tensor
@@ -36,6 +37,7 @@ class Batch:
     num_counted: int = 0
     streams: Mapping[str, Tensor] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
+    learnt_N: Tensor | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -87,7 +89,14 @@ def collate(
         num_counted=num_tokens - num_padding if balance_prompts else int((weights_T > 0).sum()),
         streams=streams,
         counts=counts,
+        learnt_N=_mostly_unlearnt(weights_T, device),
     )
+
+
+def _mostly_unlearnt(weights_T: np.ndarray, device: torch.device | str) -> Tensor | None:
+    """The positions that are learnt where a quarter or more are not, else None."""
+    (index_N,) = np.nonzero(weights_T)
+    return torch.from_numpy(index_N).to(device) if len(index_N) <= 0.75 * len(weights_T) else None
 
 
 def shared_prompts(rows: Sequence[Row]) -> list[tuple[int, int, int]]:
@@ -166,6 +175,7 @@ def _continued(whole: Batch, rows: Sequence[Row], prompts: Sequence[tuple[int, i
         num_valid=whole.num_valid - left_out,
         num_counted=whole.num_counted if counted_T is not None else whole.num_counted - left_out,
         streams=streams,
+        learnt_N=_mostly_unlearnt(whole.weights_T.index_select(0, take_T).cpu().numpy(), take_T.device),
     )
 
 

@@ -42,6 +42,18 @@ steps by `train.running.NoMoreSteps`.
 """
 
 
+def learnt_logprobs(h_TD: Tensor, head_VD: Tensor, batch: Batch, cap: float | None) -> Tensor:
+    """(T,) float32: the log-probabilities of the targets; 0 for those that are not learnt, if they are many.
+
+    The head is as wide as the vocabulary, so what nobody reads is not computed.
+    """
+    index_N = batch.learnt_N
+    if index_N is None:
+        return token_logprobs(h_TD, head_VD, batch.targets_T, cap=cap)
+    logp_N = token_logprobs(h_TD[index_N], head_VD, batch.targets_T[index_N], cap=cap)
+    return torch.zeros(len(h_TD), device=h_TD.device).index_copy(0, index_N, logp_N)
+
+
 class Trainer:
     """Steps a model over rows.
 
@@ -298,7 +310,7 @@ class Trainer:
             batch = replace(batch, context=context)
             h_TD = self.model(batch.ids_T, context)
             head_VD: Tensor = self.model.head_weight  # type: ignore[assignment]
-            logp_T = token_logprobs(h_TD, head_VD, batch.targets_T, cap=self._logit_cap)
+            logp_T = learnt_logprobs(h_TD, head_VD, batch, self._logit_cap)
             derived = self.objective.derive(h_TD, head_VD, batch)
             if derived:
                 batch = replace(batch, streams={**batch.streams, **derived})

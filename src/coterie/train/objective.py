@@ -71,7 +71,7 @@ class Objective:
     def __call__(self, logp_T: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
         """`(sum to minimise, metrics)`; metrics are sums as well, divided by the same weight.
 
-        `logp_T`: float32 log-probabilities of the targets, in nats.
+        `logp_T`: float32 log-probabilities of the targets, in nats; of those that are not learnt it may be 0.
         """
         raise NotImplementedError
 
