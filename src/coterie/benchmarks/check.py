@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 
-from coterie.benchmarks import load_benchmark
+from coterie.benchmarks import BENCHMARKS, load_benchmark
 from coterie.benchmarks.item import Benchmark, BenchmarkItem, ItemReply, check_items
 from coterie.tasks.answers import final_answer
 from coterie.tasks.battery import COUNT, Checked, Paid, TaskFinding, attacked, earns, error_line
@@ -87,7 +87,8 @@ def _paid(benchmark: Benchmark, items: Sequence[BenchmarkItem], replies: Sequenc
 def _again(benchmark: Benchmark, items: Sequence[BenchmarkItem]) -> TaskFinding:
     """Whether the same settings give the same items once more."""
     recipe = benchmark.recipe()
-    again = load_benchmark(recipe["name"], **recipe["settings"]).items()
+    known = recipe["name"] in BENCHMARKS  # else its items are in a file
+    again = (load_benchmark(recipe["name"], **recipe["settings"]) if known else benchmark).items()
     same = [one.digest for one in islice(again, len(items))] == [one.digest for one in items]
     return TaskFinding("the same items come again", same, f"{len(items)} items")
 
@@ -113,19 +114,25 @@ class _Items(Checked[BenchmarkItem]):
 
     def __init__(self, benchmark: Benchmark, right: Mapping[str, ItemReply]) -> None:
         self._benchmark, self._right, self.worst = benchmark, right, benchmark.guessable
+        self.exclusive = benchmark.exclusive
 
     def prompt(self, problem: BenchmarkItem) -> str:
         return problem.question
 
     def answer(self, problem: BenchmarkItem) -> str:
-        text = self._right[problem.id].text
+        return self.answer_of(problem.id)
+
+    def answer_of(self, name: str) -> str:
+        """What the right reply to the item of this id ends with."""
+        text = self._right[name].text
         return final_answer(text) or text
 
     def oracle(self, problem: BenchmarkItem) -> str:
         return self._right[problem.id].text
 
     def candidates(self, problem: BenchmarkItem) -> Sequence[str]:
-        return self._benchmark.candidates(problem)
+        listed = self._benchmark.candidates(problem)
+        return listed or [self.answer_of(name) for name in list(self._right)[:4] if name != problem.id]
 
     def pay(self, problems: Sequence[BenchmarkItem], replies: Sequence[str]) -> list[Paid]:
         return _paid(self._benchmark, problems, [ItemReply(text=reply) for reply in replies])

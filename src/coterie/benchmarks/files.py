@@ -127,7 +127,8 @@ class FixedItems(Benchmark):
         self._inner, self._items = inner, tuple(items)
         self.name, self.says, self.version = inner.name, inner.says, inner.version
         self.mode, self.metric, self.cluster_key = inner.mode, inner.metric, inner.cluster_key
-        self.executes, self.guessable, self.max_tokens = inner.executes, inner.guessable, inner.max_tokens
+        self.executes, self.max_tokens = inner.executes, inner.max_tokens
+        self.guessable, self.exclusive = inner.guessable, inner.exclusive
 
     def items(self) -> Sequence[BenchmarkItem]:
         """Those of the file."""

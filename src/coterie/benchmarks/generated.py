@@ -16,6 +16,7 @@ from pydantic import Field
 
 from coterie.benchmarks.answers import FORM, PICK, asked, reworded, strict_and_lenient
 from coterie.benchmarks.item import Benchmark, BenchmarkItem, ItemReply, ItemVerdict, choice_verdict
+from coterie.benchmarks.scorers import likeliest
 from coterie.config import ConfigError, Settings
 from coterie.primer.base import Rng
 from coterie.tasks.answers import whole_number
@@ -188,8 +189,7 @@ class ChoiceBenchmark(GeneratedBenchmark):
 
     def oracle(self, item: BenchmarkItem) -> ItemReply | None:
         """All probability on the answer."""
-        sums = tuple(0.0 if place == item.answer else -10.0 for place in range(len(item.choices)))
-        return ItemReply(logprobs=sums, lengths=(1,) * len(sums))
+        return likeliest(item)
 
 
 def listed(question: str, choices: Sequence[str]) -> str:

@@ -110,8 +110,9 @@ class Benchmark(ABC):
     `version` changes with any change of an item or of a verdict. `cluster_key`: what a cluster is, in words.
     `executes`: whether judging runs the code of a reply, which a user must allow. `rewordings`: of an item's
     last message, texts that mean the same (for the prompt band). `guessable`: the mean score that a reply may
-    earn which knows nothing of its item (`benchmarks.check`). `published`: its items are as others published
-    them, so that equal ones are kept; they share a cluster.
+    earn which knows nothing of its item (`benchmarks.check`). `exclusive`: a right reply with another one
+    next to it earns nothing. `published`: its items are as others published them, so that equal ones are
+    kept; they share a cluster.
     """
 
     name: str
@@ -123,6 +124,7 @@ class Benchmark(ABC):
     executes: bool = False
     published: bool = False
     guessable: float = 0.05
+    exclusive: bool = True
     max_tokens: int = 256
 
     @abstractmethod

@@ -35,9 +35,13 @@ class Paid:
 
 
 class Checked(ABC, Generic[P]):
-    """Problems of one kind and their checker, as the battery sees them. `worst`: what an attack may earn."""
+    """Problems of one kind and their checker, as the battery sees them.
+
+    `worst`: what an attack may earn. `exclusive`: a right reply with another one next to it earns nothing.
+    """
 
     worst: float = WORST
+    exclusive: bool = True
 
     @abstractmethod
     def prompt(self, problem: P) -> str:
@@ -97,6 +101,14 @@ ATTACKS: dict[str, Attack] = {
     "a million brackets": lambda checked, problem, other: "Answer: " + "[" * _LONG,
     "a number without end": lambda checked, problem, other: "Answer: " + "9" * 100_000,
 }
+_HOLDING = {  # what holds the right answer with something else next to it
+    "every candidate, a line each",
+    "every candidate in one line",
+    "the right answer, then another",
+    "another answer, then the right one",
+    "the right answer with words behind it",
+    "the right answer in digits of another script",
+}
 _PROGRAMS = {
     "a program that ends at once": "import os\nos._exit(0)\n",
     "a program that leaves": "import sys\nsys.exit(0)\n",
@@ -125,6 +137,8 @@ def attacked(checked: Checked[P], problems: Sequence[P]) -> Iterator[TaskFinding
     """A finding for each attack; attacks with another problem's answer take one that differs."""
     others = [_different(checked, problem, problems, index) for index, problem in enumerate(problems)]
     for what, attack in ATTACKS.items():
+        if what in _HOLDING and not checked.exclusive:
+            continue
         tried = problems[:20] if "million" in what else problems
         pairs = [(one, other) for one, other in zip(tried, others, strict=False) if other is not None]
         replies = [attack(checked, problem, other) for problem, other in pairs]

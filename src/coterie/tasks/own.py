@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from coterie.config.errors import ConfigError
 from coterie.config.json_text import JsonError, parse_json
@@ -59,7 +59,7 @@ class OwnTask(TaskFamily):
             raise TaskError(
                 f"{self.path}: problem {number}: it has no answer; name one of {', '.join(ANSWERS)}"
             )
-        text = "" if answer is None else _short(str(answer))
+        text = "" if answer is None else published_answer(str(answer))
         steps = row.get("steps", "")
         return TaskProblem(self.name, 0, prompt, text, steps if isinstance(steps, str) else "", dict(row))
 
@@ -89,31 +89,12 @@ class OwnTask(TaskFamily):
         """What `reward` says, or whether the answer behind `Answer:` is that of the file."""
         if self._reward is None:
             return super().judge(problem, reply)
-        try:
-            given = self._reward(dict(problem.facts), reply)
-        except Exception as error:
-            said = " ".join(f"{type(error).__name__}: {error}".split())
-            return self._failed(f"reward raised {said:.160}")
-        return self._read(given)
-
-    def _read(self, given: Any) -> TaskVerdict:
-        parts = given if isinstance(given, Mapping) else {"right": given}
-        for name, value in parts.items():
-            if isinstance(value, bool):
-                continue
-            if not isinstance(value, int | float) or not math.isfinite(value):
-                return self._failed(f"reward gave {value!r:.60} for '{name}'; give a number from 0 to 1")
-            if not 0 <= value <= 1:
-                return self._failed(f"reward gave {value:.6g} for '{name}'; rewards are from 0 to 1")
-        return TaskVerdict({str(name): float(value) for name, value in parts.items()})
-
-    def _failed(self, why: str) -> TaskVerdict:
-        return TaskVerdict({}, None, f"{self.path.name}: {why}", failed=True)
+        return rewarded(self._reward, self.path.name, problem.facts, reply)
 
     def equal(self, problem: TaskProblem, found: str) -> bool:
         """The same text, or the same number."""
         return found == problem.answer or (
-            _number(found) is not None and _number(found) == _number(problem.answer)
+            plain_number(found) is not None and plain_number(found) == plain_number(problem.answer)
         )
 
     def oracle(self, problem: TaskProblem) -> str:
@@ -126,13 +107,35 @@ class OwnTask(TaskFamily):
         return [one.answer for one in self._by_split["train"][:10]]
 
 
-def _short(answer: str) -> str:
+def rewarded(reward: Reward, file: str, row: Mapping[str, Any], reply: str) -> TaskVerdict:
+    """What a user's `reward` says of a reply; a failed verdict where it raises or gives no reward."""
+    try:
+        given = reward(dict(row), reply)
+    except Exception as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        return TaskVerdict({}, None, f"{file}: reward raised {said:.160}", failed=True)
+    parts = given if isinstance(given, Mapping) else {"right": given}
+    why = next((fault for name, value in parts.items() if (fault := _no_reward(name, value))), "")
+    if why:
+        return TaskVerdict({}, None, f"{file}: {why}", failed=True)
+    return TaskVerdict({str(name): float(value) for name, value in parts.items()})
+
+
+def _no_reward(name: Any, value: Any) -> str:
+    if isinstance(value, bool):
+        return ""
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return f"reward gave {value!r:.60} for '{name}'; give a number from 0 to 1"
+    return "" if 0 <= value <= 1 else f"reward gave {value:.6g} for '{name}'; rewards are from 0 to 1"
+
+
+def published_answer(answer: str) -> str:
     """The answer of a published row: what stands behind `####` (GSM8K) or `Answer:`, else all of it."""
     behind = answer.rpartition("####")[2] if "####" in answer else (final_answer(answer) or answer)
     return behind.strip()
 
 
-def _number(text: str) -> float | None:
+def plain_number(text: str) -> float | None:
     """A plain decimal number, also with commas between thousands."""
     plain = text.replace(",", "")
     if not plain.isascii() or len(plain) > 40 or plain.strip("-.0123456789"):
@@ -151,9 +154,7 @@ def read_task(path: Path) -> OwnTask:
     if path.suffix != ".py":
         return OwnTask(path, list(_rows(path)), None, version)
     module = _module(path)
-    reward, problems = getattr(module, "reward", None), getattr(module, "tasks", None)
-    if not callable(reward):
-        raise TaskError(f"{path}: it defines no function reward(task, reply)")
+    reward, problems = _reward(path, module), getattr(module, "tasks", None)
     if isinstance(problems, str):
         rows = list(_rows(path.parent / problems))
     elif callable(problems):
@@ -163,6 +164,20 @@ def read_task(path: Path) -> OwnTask:
             f"{path}: it defines no tasks: a function that yields dictionaries, or the name of a file"
         )
     return OwnTask(path, rows, reward, version)
+
+
+def read_reward(path: Path) -> Reward:
+    """The function `reward` of a Python file. Errors: `TaskError` for a file without one."""
+    if not path.is_file():
+        raise TaskError(f"{path}: there is no such file of a reward")
+    return _reward(path, _module(path))
+
+
+def _reward(path: Path, module: Any) -> Reward:
+    reward = getattr(module, "reward", None)
+    if not callable(reward):
+        raise TaskError(f"{path}: it defines no function reward(task, reply)")
+    return cast(Reward, reward)
 
 
 def _called(path: Path, problems: Callable[[], Any]) -> list[Mapping[str, Any]]:

@@ -41,6 +41,17 @@ def _caller() -> Caller:
     return caller
 
 
+def run_programs(submissions: Sequence[Submission]) -> list[Returned]:
+    """What the programs returned, in order, run in the sandbox as many at a time as there are processors.
+
+    Where nothing can be confined, every one of them `failed`.
+    """
+    try:
+        return _caller().run_all(submissions) if submissions else []
+    except SandboxError as error:
+        return [Returned(why=str(error), failed=True)] * len(submissions)
+
+
 def _value(rng: Rng, kind: str, items: int) -> Any:
     if kind == "str":
         return "".join(rng.pick(WORDS) for _ in range(1 + items // 6))
@@ -108,10 +119,7 @@ class SmallPrograms(TaskFamily):
             for problem, code in zip(problems, codes, strict=True)
             if code is not None
         ]
-        try:
-            returned = iter(_caller().run_all(submissions) if submissions else [])
-        except SandboxError as error:
-            returned = iter([Returned(why=str(error), failed=True)] * len(submissions))
+        returned = iter(run_programs(submissions))
         return [
             TaskVerdict.of(False, None, "the reply does not hold exactly one block of Python")
             if code is None
