@@ -10,6 +10,7 @@ from typing import Any
 
 from coterie.benchmarks.arithmetic import Arithmetic
 from coterie.benchmarks.bfcl import Bfcl
+from coterie.benchmarks.confidence import Abstention, Calibration
 from coterie.benchmarks.facts import FactChoices
 from coterie.benchmarks.files import (
     FixedItems,
@@ -24,9 +25,13 @@ from coterie.benchmarks.generated import GeneratedBenchmark
 from coterie.benchmarks.humaneval import HumanEval
 from coterie.benchmarks.instructions import Instructions
 from coterie.benchmarks.item import Benchmark, BenchmarkItem, ItemReply, ItemVerdict, check_items
+from coterie.benchmarks.long_context import LongContext
 from coterie.benchmarks.own import PREFIX, OwnBenchmark, OwnSettings, read_own
 from coterie.benchmarks.published import Gsm8k, IfEval, Mmlu, PublishedBenchmark
 from coterie.benchmarks.safety.battery import SAFETY
+from coterie.benchmarks.structured import Structured
+from coterie.benchmarks.texts import Multilingual, Texts
+from coterie.benchmarks.word_problems import WordProblems
 from coterie.config import ConfigError, Settings, suggest
 from coterie.tasks import TASKS
 
@@ -60,7 +65,18 @@ class KnownBenchmark:
     make: Callable[[Any], Benchmark]
 
 
-_GENERATED: tuple[type[GeneratedBenchmark], ...] = (Arithmetic, FactChoices, Instructions)
+_GENERATED: tuple[type[GeneratedBenchmark], ...] = (
+    Arithmetic,
+    WordProblems,
+    Texts,
+    Multilingual,
+    FactChoices,
+    LongContext,
+    Instructions,
+    Structured,
+    Calibration,
+    Abstention,
+)
 BENCHMARKS: dict[str, KnownBenchmark] = {
     **{kind.name: KnownBenchmark(kind.says, kind.settings_type, kind) for kind in _GENERATED},
     **{

@@ -53,18 +53,9 @@ class HumanEval(PublishedBenchmark):
     def judge_all(self, items: Sequence[BenchmarkItem], replies: Sequence[ItemReply]) -> list[ItemVerdict]:
         """The same for many; programs run at the same time, as many as there are processors."""
         codes = [program(item, reply.text) for item, reply in zip(items, replies, strict=True)]
-        submissions = [
-            Submission(_with_tests(item, code), _ENTRY, [[]])
-            for item, code in zip(items, codes, strict=True)
-            if code is not None
-        ]
-        returned = iter(run_programs(submissions))
-        return [
-            ItemVerdict(0.0, unparsed=True, why="the reply holds no program")
-            if code is None
-            else _verdict(code, next(returned))
-            for code in codes
-        ]
+        whole = [code and _with_tests(item, code) for item, code in zip(items, codes, strict=True)]
+        returned = run_programs([Submission(one, _ENTRY, [[]]) if one else None for one in whole])
+        return list(map(_verdict, codes, returned))
 
     def oracle(self, item: BenchmarkItem) -> ItemReply | None:
         """The published solution."""
@@ -97,7 +88,9 @@ def _with_tests(item: BenchmarkItem, code: str) -> str:
     return f"{code}\n{test}\n\ndef {_ENTRY}():\n    check({entry})\n    return {_PASSED!r}\n"
 
 
-def _verdict(code: str, returned: Returned) -> ItemVerdict:
+def _verdict(code: str | None, returned: Returned | None) -> ItemVerdict:
+    if code is None or returned is None:
+        return ItemVerdict(0.0, unparsed=True, why="the reply holds no program")
     passed = returned.values == (("value", _PASSED),)
     said = returned.why or (str(returned.values[0][1])[:120] if returned.values else "")
     return ItemVerdict(float(passed), code[:2000], failed=returned.failed, why="" if passed else said)

@@ -15,7 +15,7 @@ from coterie.benchmarks.item import Benchmark, BenchmarkItem, ItemReply, ItemVer
 from coterie.benchmarks.rows import Row, field, read_rows
 from coterie.benchmarks.scorers import SCORERS, Scorer, ScorerName, UserReward
 from coterie.config import ConfigError, CoterieError, Settings
-from coterie.sandbox.schemas import check_schema
+from coterie.sandbox.schemas import check_schema, problem
 
 PROMPTS = ("prompt", "question", "problem", "instruction", "input")
 ANSWERS = ("answer", "answers", "target", "solution", "label", "output")
@@ -190,9 +190,13 @@ class OwnBenchmark(Benchmark):
         if answer is None or answer in ("", [], {}):
             raise ConfigError(f"{place}: the item has no answer; give one in the field 'answer'")
         try:
-            return self.scorer.answer(answer, choices)
+            found = self.scorer.answer(answer, choices)
         except ConfigError as error:
             raise ConfigError(f"{place}: the answer {error}") from None
+        wrong = problem(found, row["schema"]) if isinstance(row.get("schema"), dict) else None
+        if wrong is not None:
+            raise ConfigError(f"{place}: the answer breaks its schema at {wrong}")
+        return found
 
     def judge(self, item: BenchmarkItem, reply: ItemReply) -> ItemVerdict:
         """What the scorer says."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -254,19 +254,24 @@ def same_json(value: Any, wanted: Any) -> bool:
     return bool(value == wanted)
 
 
-def json_verdict(item: BenchmarkItem, reply: ItemReply, schema: Any, right: Any) -> ItemVerdict:
-    """The verdict on a reply that has to be JSON. `right`: whether its value is."""
-    strict, lenient = _parsed(reply.text.strip()), _found_json(reply.text)
-    why = "the reply is not JSON" if strict is None else "the value is another one"
-    scores = []
-    for value in (strict, lenient):
-        wrong = None if value is None or schema is None else problem(value[0], schema)
-        why = f"the schema is broken at {wrong}" if wrong and value is strict else why
-        scores.append(float(value is not None and wrong is None and right(value[0])))
-    shown = reply.text.strip()[:200] if strict is not None else None
-    return ItemVerdict(
-        scores[0], shown, max(scores), unparsed=strict is None, why="" if scores[0] == 1.0 else why
-    )
+def json_verdict(
+    item: BenchmarkItem, reply: ItemReply, schema: Any, right: Callable[[Any], bool]
+) -> ItemVerdict:
+    """The verdict on a reply that has to be JSON. `right`: whether its value is; such values fit the schema.
+
+    The schema is only asked to say what is wrong.
+    """
+    text = reply.text.strip()
+    strict = _parsed(text)
+    if strict is not None and right(strict[0]):
+        return ItemVerdict(1.0, text[:200], 1.0)
+    lenient = _found_json(text)
+    why = "the reply is not JSON"
+    if strict is not None:
+        wrong = None if schema is None else problem(strict[0], schema)
+        why = f"the schema is broken at {wrong}" if wrong else "the value is another one"
+    found = lenient is not None and right(lenient[0])
+    return ItemVerdict(0.0, text[:200] if strict else None, float(found), unparsed=strict is None, why=why)
 
 
 def _parsed(text: str) -> tuple[Any] | None:

@@ -41,15 +41,17 @@ def _caller() -> Caller:
     return caller
 
 
-def run_programs(submissions: Sequence[Submission]) -> list[Returned]:
+def run_programs(submissions: Sequence[Submission | None]) -> list[Returned | None]:
     """What the programs returned, in order, run in the sandbox as many at a time as there are processors.
 
-    Where nothing can be confined, every one of them `failed`.
+    None stays None. Where nothing can be confined, every one of them `failed`.
     """
+    given = [one for one in submissions if one is not None]
     try:
-        return _caller().run_all(submissions) if submissions else []
+        returned = iter(_caller().run_all(given) if given else [])
     except SandboxError as error:
-        return [Returned(why=str(error), failed=True)] * len(submissions)
+        returned = iter([Returned(why=str(error), failed=True)] * len(given))
+    return [None if one is None else next(returned) for one in submissions]
 
 
 def _value(rng: Rng, kind: str, items: int) -> Any:
@@ -115,24 +117,20 @@ class SmallPrograms(TaskFamily):
         """The same for many replies; programs run at the same time, as many as there are processors."""
         codes = [code_block(reply) for reply in replies]
         submissions = [
-            Submission(code, "f", [[value] for value, _ in problem.facts["tests"]])
-            for problem, code in zip(problems, codes, strict=True)
-            if code is not None
-        ]
-        returned = iter(run_programs(submissions))
-        return [
-            TaskVerdict.of(False, None, "the reply does not hold exactly one block of Python")
-            if code is None
-            else _verdict(problem, code, next(returned))
+            None if code is None else Submission(code, "f", [[value] for value, _ in problem.facts["tests"]])
             for problem, code in zip(problems, codes, strict=True)
         ]
+        tried = zip(problems, codes, run_programs(submissions), strict=True)
+        return [_verdict(problem, code, returned) for problem, code, returned in tried]
 
     def candidates(self, problem: TaskProblem) -> list[str]:
         """No list of answers makes a program."""
         return []
 
 
-def _verdict(problem: TaskProblem, code: str, returned: Returned) -> TaskVerdict:
+def _verdict(problem: TaskProblem, code: str | None, returned: Returned | None) -> TaskVerdict:
+    if returned is None:
+        return TaskVerdict.of(False, None, "the reply does not hold exactly one block of Python")
     if returned.failed:
         return TaskVerdict({}, code, returned.why, failed=True)
     if not returned.values:
