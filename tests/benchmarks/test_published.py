@@ -82,8 +82,17 @@ def test_mmlu_as_csv(tmp_path: Path) -> None:
 
 def test_mmlu_as_rows(tmp_path: Path) -> None:
     rows = [{"question": "Why?", "subject": "anatomy", "choices": ["a", "b", "c", "d"], "answer": 2}]
-    (item,) = load_benchmark(f"mmlu:{_lines(tmp_path / 'test.jsonl', rows * 2)}").items()
+    benchmark = load_benchmark(f"mmlu:{_lines(tmp_path / 'test.jsonl', rows * 2)}")
+    item, again = benchmark.items()  # published files hold some questions twice
     assert (item.answer, item.group) == (2, "anatomy")
+    assert item.id != again.id and item.cluster == again.cluster
+    write_items(benchmark, tmp_path / "items.jsonl")
+    assert len(load_benchmark(str(tmp_path / "items.jsonl")).items()) == 2
+
+
+def test_a_question_that_stands_there_twice_is_one_cluster(tmp_path: Path) -> None:
+    items = load_benchmark(f"gsm8k:{_lines(tmp_path / 'test.jsonl', [*GSM8K, GSM8K[0]])}").items()
+    assert [item.cluster for item in items] == ["gsm8k-1", "gsm8k-2", "gsm8k-1"]
 
 
 HUMANEVAL = {

@@ -50,7 +50,8 @@ def check_benchmark(benchmark: Benchmark, count: int = COUNT) -> TaskReport:
     """Try a benchmark with its first `count` items. Nothing that it does is raised."""
     try:
         items = list(islice(benchmark.items(), count))
-        check_items(benchmark.name, items)
+        if not benchmark.published:
+            check_items(benchmark.name, items)
         findings = tuple(_findings(benchmark, items))
     except Exception as error:
         findings = (TaskFinding("items", False, error_line(error)),)

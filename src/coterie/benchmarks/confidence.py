@@ -96,8 +96,8 @@ class Abstention(AnswerBenchmark):
     says = "questions about a short text that does not answer half of them"
     guessable = 0.55
     form = (
-        f'If the text does not say it, the answer is "{UNKNOWN}". End with one line that begins with "Answer:" '
-        "and holds the answer alone."
+        f'If the text does not say it, the answer is "{UNKNOWN}". End with one line that begins with '
+        '"Answer:" and holds the answer alone.'
     )
 
     def cells(self) -> Sequence[Cell]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +22,6 @@ from coterie.benchmarks.item import (
     BenchmarkItem,
     ItemReply,
     ItemVerdict,
-    check_items,
     choice_verdict,
 )
 from coterie.benchmarks.rows import field, read_rows, read_table
@@ -44,10 +44,11 @@ class PublishedSettings(Settings):
 class PublishedBenchmark(Benchmark):
     """Items of a file in a published layout. The file is read when the items are first asked for.
 
-    A question that stands there twice, as some do in published files, counts once.
+    A question that stands there twice, as some do in published files, stays: both are one cluster.
     """
 
     settings_type: ClassVar[type[PublishedSettings]] = PublishedSettings
+    published = True
     origin: ClassVar[tuple[str, str, str]]  # license, source, first published
 
     def __init__(self, path: str, settings: PublishedSettings | None = None) -> None:
@@ -63,11 +64,13 @@ class PublishedBenchmark(Benchmark):
 
     @cached_property
     def _items(self) -> tuple[BenchmarkItem, ...]:
-        asked_before: dict[str, BenchmarkItem] = {}
+        found: list[BenchmarkItem] = []
+        first: dict[str, str] = {}
         for item in self.read(self.path):
-            asked_before.setdefault(repr((item.turns, item.choices, item.facts, item.tools)), item)
-        found = list(asked_before.values())
-        check_items(f"{self.name} ({self.path})", found)
+            before = first.setdefault(item.question, item.id)
+            found.append(item if item.cluster else replace(item, cluster=before))
+        if not found:
+            raise ConfigError(f"{self.path}: holds no item")
         n = self.settings.n
         if n is None or n >= len(found):
             return tuple(found)

@@ -42,8 +42,8 @@ def _share(n: Sequence[str], t: Sequence[str], x: _Number) -> tuple[str, int]:
 def _costs(n: Sequence[str], t: Sequence[str], x: _Number) -> tuple[str, int]:
     a, b, c, d = x(), x(), x(), x()
     text = (
-        f"One of the {t[0]} costs {a} coins and one of the {t[1]} costs {b} coins. {n[0]} buys {c} {t[0]} and "
-        f"{d} {t[1]}. How many coins is that?"
+        f"One of the {t[0]} costs {a} coins and one of the {t[1]} costs {b} coins. {n[0]} buys {c} {t[0]} "
+        f"and {d} {t[1]}. How many coins is that?"
     )
     return text, a * c + b * d
 
