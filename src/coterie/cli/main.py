@@ -57,6 +57,9 @@ VERBS = {
         },
         section=TRAIN,
     ),
+    "compare": Verb(
+        "Which model, or which training recipe, is better for you.", "compare:compare", section=CHECK
+    ),
     "report": Verb(
         "Draw a run's report again, or compare reinforcement runs.", "report:report", section=TRAIN
     ),

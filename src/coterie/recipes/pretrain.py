@@ -67,7 +67,7 @@ def pretrain(config: TrainConfig, resume_hint: str = "the same command") -> Trai
     """
     with open_run(config) as processes:
         directory = config.data_dir or Path(config.out) / "data"
-        prepared = processes.main_first(lambda: prepare(_data_settings(config), directory))
+        prepared = processes.main_first(lambda: prepare(data_settings(config), directory))
         trainer = pretrainer(config, prepared, processes)
         model = trainer.model
         assert isinstance(model, Transformer)
@@ -111,7 +111,7 @@ def _inputs(config: TrainConfig) -> dict[str, str]:
     return {what: weights_fingerprint(locate(path)) for what, path in given.items() if path is not None}
 
 
-def _data_settings(config: TrainConfig) -> DataConfig:
+def data_settings(config: TrainConfig) -> DataConfig:
     """The settings of the text. The text for a given model is prepared with that model's own tokenizer."""
     if "from" not in config.model or config.data.tokenizer is not None:
         return config.data

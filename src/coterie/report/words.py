@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from coterie.results.intervals import Interval
+from coterie.results.intervals import MIN_DOCUMENTS, Interval, lower
 from coterie.results.quickstart import QuickstartResults, ReasoningResults
 
 # Timings of the same program differ by about this much between runs on a shared machine.
@@ -16,7 +16,6 @@ TIMING_NOISE = 0.05
 
 
 SURE = 1e-3  # of an exact test; a smaller p is a gain by more than chance
-MIN_DOCUMENTS = 8  # an interval resampled from fewer documents is too narrow to rely on
 
 
 def count(value: float) -> str:
@@ -56,11 +55,8 @@ def interval(part: Interval) -> str:
 
 def winner(difference: Interval) -> str | None:
     """`moe`, `dense`, or None if the interval includes zero or rests on too few documents."""
-    if difference.documents is not None and difference.documents < MIN_DOCUMENTS:
-        return None
-    if difference.high < 0:
-        return "moe"
-    return "dense" if difference.low > 0 else None
+    who = lower(difference)
+    return None if who is None else {"first": "moe", "second": "dense"}[who]
 
 
 def reasoned(found: ReasoningResults) -> str:

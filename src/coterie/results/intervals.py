@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import model_validator
 
@@ -11,6 +11,7 @@ from coterie.config import Settings
 # Of fewer documents no interval is given. A sign test shows why: where all n documents move the same way,
 # chance alone does that with probability 2 / 2^n, which is below 5 % only from six on.
 FEWEST = 6
+MIN_DOCUMENTS = 8  # an interval resampled from fewer documents is too narrow to rely on
 
 
 class Few(Settings):
@@ -44,3 +45,15 @@ class Score(Interval):
     """An estimate over all held-out documents, and the same per slice (kind of text)."""
 
     per_slice: dict[str, Interval]
+
+
+def lower(difference: Interval) -> Literal["first", "second"] | None:
+    """Which of two is lower, of an interval of first minus second.
+
+    None if the interval includes zero or rests on too few documents. Every verdict on two models asks here.
+    """
+    if difference.documents is not None and difference.documents < MIN_DOCUMENTS:
+        return None
+    if difference.high < 0:
+        return "first"
+    return "second" if difference.low > 0 else None
