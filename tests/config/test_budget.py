@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coterie.config import ConfigError
-from coterie.config.budget import Budget
+from coterie.config.budget import TrainingBudget
 
 
 @pytest.mark.parametrize(
@@ -21,11 +21,11 @@ from coterie.config.budget import Budget
     ],
 )
 def test_budgets(text: str, kind: str, amount: float) -> None:
-    found = Budget.read(text)
+    found = TrainingBudget.read(text)
     assert (found.kind, found.amount) == (kind, pytest.approx(amount))
 
 
 @pytest.mark.parametrize("text", ["", "10", "m", "0m", "-3m", "1..2m", "10 parsecs", "1e999tok", "nanm"])
 def test_what_is_not_a_budget(text: str) -> None:
     with pytest.raises(ConfigError, match="write it as 10m"):
-        Budget.read(text)
+        TrainingBudget.read(text)

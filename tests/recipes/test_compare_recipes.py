@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from coterie.config import ConfigError, TrainingError
-from coterie.config.budget import Budget
+from coterie.config.budget import TrainingBudget
 from coterie.config.run import TrainConfig
 from coterie.data.build import prepare
 from coterie.recipes import compare_recipes as recipe
@@ -96,6 +96,6 @@ def test_equal_operations_give_a_wider_model_fewer_tokens(tmp_path: Path) -> Non
     wide = TrainConfig.from_yaml(written(tmp_path / "wide.yaml", model=MODEL | {"intermediate_size": 640}))
     data = prepare(narrow.data, tmp_path / "data")
     configs, prepared = {"narrow": narrow, "wide": wide}, {"narrow": data, "wide": data}
-    few, many = recipe._tokens(configs, prepared, Budget.read("1e9flops"))[::-1]
+    few, many = recipe._tokens(configs, prepared, TrainingBudget.read("1e9flops"))[::-1]
     assert few < 0.5 * many
-    assert recipe._tokens(configs, prepared, Budget.read("9ktok")) == [9000, 9000]
+    assert recipe._tokens(configs, prepared, TrainingBudget.read("9ktok")) == [9000, 9000]

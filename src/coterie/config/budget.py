@@ -22,7 +22,7 @@ _UNITS: dict[str, tuple[Literal["seconds", "tokens", "flops"], float]] = {
 }
 
 
-class Budget(Settings):
+class TrainingBudget(Settings):
     """What each training may use: `amount` of seconds, tokens or floating-point operations."""
 
     text: str
@@ -30,7 +30,7 @@ class Budget(Settings):
     amount: float
 
     @classmethod
-    def read(cls, text: str) -> Budget:
+    def read(cls, text: str) -> TrainingBudget:
         """Read `10m`, `1.5h`, `5Mtok` or `1e15flops`. Errors: `ConfigError` for anything else."""
         found = re.fullmatch(r"\s*([0-9.]+(?:e\+?[0-9]+)?)\s*([a-z]+)\s*", text, re.IGNORECASE)
         unit = _UNITS.get(found[2].lower()) if found else None

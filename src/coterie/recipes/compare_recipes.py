@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from coterie.config import ConfigError, Settings, TrainingError
-from coterie.config.budget import Budget
+from coterie.config.budget import TrainingBudget
 from coterie.config.files import read_json, write_json
 from coterie.config.run import TrainConfig
 from coterie.data.build import Prepared, prepare
@@ -54,7 +54,7 @@ def compare_recipes(
     `report.html`. Run again, it goes on where it was stopped.
     Errors: `CoterieError` subclasses, one line each.
     """
-    allowed, folder = Budget.read(budget), Path(out)
+    allowed, folder = TrainingBudget.read(budget), Path(out)
     if len(paths) != 2:
         raise ConfigError(f"compare: {len(paths)} recipes given; two are compared at a time")
     names = _names(paths)
@@ -128,7 +128,7 @@ def _take_up(asked: RecipePlan, folder: Path) -> RecipePlan:
 
 
 def _tokens(
-    configs: Mapping[str, TrainConfig], prepared: Mapping[str, Prepared], budget: Budget
+    configs: Mapping[str, TrainConfig], prepared: Mapping[str, Prepared], budget: TrainingBudget
 ) -> list[int]:
     """Tokens that each recipe may train on. Errors: `TrainingError` for a budget of fewer than ten steps."""
     found = []
@@ -175,7 +175,7 @@ def _compared(
     runs: Mapping[str, Sequence[Path]],
     prepared: Mapping[str, Prepared],
     documents: Mapping[str, Sequence[HeldoutDocument]],
-    budget: Budget,
+    budget: TrainingBudget,
 ) -> RecipeComparison:
     sides, scores = [], []
     for name, path in paths.items():
