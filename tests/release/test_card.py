@@ -31,7 +31,7 @@ def flagged() -> EvalReport:
 
 
 def card(found: EvalReport, **more: Any) -> str:
-    return render_card(CardFacts(found, "apache-2.0", "LICENSE", KEY, **more))
+    return render_card(CardFacts(found, more.pop("name", "tiny"), "apache-2.0", "LICENSE", KEY, **more))
 
 
 def rows(text: str, first: str) -> list[list[str]]:
@@ -76,8 +76,7 @@ def test_every_score_of_the_card_is_in_the_report() -> None:
 
 def test_text_of_the_report_cannot_write_tags_cells_or_metadata() -> None:
     name = "x | <img src=a>\n---\nlicense: mit"
-    found = report(task("a", 0.5), subject=flagged().subject.to_dict() | {"name": name})
-    text = card(found)
+    text = card(report(task("a", 0.5)), name=name)
     assert "<img" not in text.partition("---\n<!--")[2] and len(re.findall("(?m)^---$", text)) == 2
     front = yaml.safe_load(re.split("(?m)^---$", text)[1])
     assert (

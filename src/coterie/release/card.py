@@ -31,12 +31,14 @@ _RENDERED = re.compile(re.escape(MARKER).replace(r"\{version\}", r"(\S+)"))
 class CardFacts:
     """What a card is made from.
 
-    `licence`: an SPDX identifier or a name. `licence_file`: in the bundle. `key`: digest of the publisher's
-    key. `manifest`: the content of `coterie.json`. `about`: the user's prose. `routed`: a mixture of experts.
-    `waivers`: those signed for this release, besides those of the report. `endpoints`: servers of the model.
+    `name`: where users find the model. `licence`: an SPDX identifier or a name. `licence_file`: in the
+    bundle. `key`: digest of the publisher's key. `manifest`: the content of `coterie.json`. `about`: the
+    user's prose. `routed`: a mixture of experts. `waivers`: those signed for this release, besides those of
+    the report. `endpoints`: servers of the model.
     """
 
     report: EvalReport
+    name: str
     licence: str
     licence_file: str
     key: str
@@ -92,7 +94,7 @@ def render_card(facts: CardFacts) -> str:
     text = environment.from_string(template).render(
         front=_front(facts),
         marker=MARKER.format(version=importlib.metadata.version("coterie")),
-        name=_plain(report.subject.name),
+        name=_plain(facts.name),
         verdict=report.verdict,
         flags=list(_flag_lines(report)),
         waivers=[
@@ -109,7 +111,7 @@ def render_card(facts: CardFacts) -> str:
         training=_training(facts),
         identity=_identity(report),
         profile=_profile(report),
-        place=_plain(report.subject.name),
+        place=_plain(facts.name),
         key=facts.key,
         licence=_licence(facts),
     )
@@ -144,7 +146,7 @@ def _front(facts: CardFacts) -> str:
     parent = facts.manifest.get("parent")
     if isinstance(parent, str) and re.fullmatch(r"[\w.-]+/[\w.-]+(@\w+)?", parent):
         data["base_model"] = parent.partition("@")[0]
-    data["model-index"] = [{"name": _line(report.subject.name), "results": results}]
+    data["model-index"] = [{"name": _line(facts.name), "results": results}]
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1000)
 
 

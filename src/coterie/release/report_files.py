@@ -1,0 +1,127 @@
+"""A signed evaluation report as a folder holds it: `report.json`, the records behind it, the statements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from coterie.config import CoterieError
+from coterie.config.files import file_sha256, read_json
+from coterie.config.json_text import JsonLimits
+from coterie.evaluate.kept_records import read_records, records_root
+from coterie.evaluate.scoring import item_means, mean
+from coterie.evidence.canonical import digest_of
+from coterie.evidence.claims import CLAIMS, read_claims
+from coterie.evidence.keys import PublicKey
+from coterie.evidence.statements import EVAL_REPORT, Envelope, Statement, short, signers_of, verify_statement
+from coterie.results.evaluation import REPORT_SCHEMA, EvalReport, ItemRecord, TaskResult
+
+REPORT = "report.json"
+_LIMITS = JsonLimits(size=256 * 2**20, digits=40)
+_ROUNDING = 1e-9  # of a mean that is computed again from scores written in full
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """`folder`: holds the report and what it names. `path`: of the report."""
+
+    folder: Path
+    path: Path
+    report: EvalReport
+
+    @staticmethod
+    def read(path: str | Path) -> ReportFiles:
+        """The report in a folder or file; samples and claims are read when they are asked for.
+
+        Errors: `CoterieError`, one line, for a file that is missing, damaged or of another schema.
+        """
+        path = Path(path)
+        file = path / REPORT if path.is_dir() else path
+        data = read_json(file, "give what coterie eval wrote", CoterieError, _LIMITS)
+        schema = data.get("schema_name", data.get("schema"))
+        if schema != REPORT_SCHEMA:
+            found = f"is of the schema {schema!r}" if schema is not None else "names no schema"
+            raise CoterieError(
+                f"{file}: {found}, and {REPORT_SCHEMA} is needed; give what coterie eval wrote"
+            )
+        return ReportFiles(file.parent, file, EvalReport.from_dict(data, str(file)))
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the report's canonical form."""
+        return digest_of(self.report)
+
+    @cached_property
+    def claims(self) -> Sequence[Envelope]:
+        """The statements next to the report, not checked. Errors: `CoterieError` for a damaged line."""
+        file = self.folder / CLAIMS
+        return read_claims(file) if file.exists() else []
+
+    def records(self, task: TaskResult) -> list[ItemRecord]:
+        """The records behind a score. Errors: `CoterieError` for a file that is missing or cut."""
+        file = self.folder / task.samples.path
+        if not task.samples.path or not file.resolve().is_relative_to(self.folder.resolve()):
+            raise CoterieError(f"{self.path}: {task.id} names no file of records in the report's folder")
+        return read_records(file)
+
+    def statement(self, keys: Sequence[PublicKey]) -> Statement:
+        """The statement by one of `keys` that says this report. Errors: `CoterieError`: why there is none."""
+        others = set[str]()
+        known = {key.key_id for key in keys}
+        for envelope in self.claims:
+            signers = set(signers_of(envelope))
+            if not signers & known:
+                others |= signers
+                continue
+            found = verify_statement(envelope, keys, str(self.folder / CLAIMS))
+            if found.predicate_type == EVAL_REPORT and self._says(found):
+                return found
+        if others:
+            raise CoterieError(
+                f"{self.path}: is not signed by {_names(known)}; {CLAIMS} has statements of {_names(others)}"
+            )
+        raise CoterieError(
+            f"{self.path}: is not signed by {_names(known)}, or was changed after it was signed"
+        )
+
+    def _says(self, statement: Statement) -> bool:
+        """Whether a statement is about this report, byte for byte where it names the file."""
+        named = statement.subjects.get(REPORT)
+        if named is not None and named not in (self.digest, f"sha256:{file_sha256(self.path)}"):
+            return False
+        try:
+            return digest_of(EvalReport.from_dict(statement.predicate)) == self.digest
+        except CoterieError:
+            return named is not None
+
+    def problems(self) -> Iterator[str]:
+        """Where scores are not what their records say, one line each."""
+        for task in self.report.tasks:
+            try:
+                records = self.records(task)
+            except CoterieError as error:
+                yield str(error)
+                continue
+            yield from self._compared(task, records)
+
+    def _compared(self, task: TaskResult, records: Sequence[ItemRecord]) -> Iterator[str]:
+        where = f"{task.id}: {task.samples.path}"
+        if len(records) != task.samples.rows:
+            yield f"{where} holds {len(records):,} records, and the report says {task.samples.rows:,}"
+        elif records_root(records) != task.samples.merkle_root:
+            yield f"{where} holds other records than those that were signed"
+        means: Mapping[str, float] = item_means(records)
+        if not means:
+            yield f"{where} holds no record with a score"
+            return
+        found = mean(list(means.values()))
+        if task.mode != "text" and abs(found - task.score.value) > _ROUNDING * max(1.0, abs(found)):
+            yield f"{task.id}: the report says {task.score.value:.4f}, and its records give {found:.4f}"
+        if len(means) != task.n:
+            yield f"{task.id}: the report counts {task.n:,} items, and its records have {len(means):,}"
+
+
+def _names(keys: set[str]) -> str:
+    return f"the key {', '.join(sorted(map(short, keys)))}" if keys else "anybody"
