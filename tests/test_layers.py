@@ -49,14 +49,14 @@ LAYERS = {
     "library": 8,
     "evaluate": 9,
     "reinforce": 9,
-    "recipes": 10,
-    "hosting": 10,
-    "agents": 10,
     "release": 10,
-    "protocol": 11,
-    "api": 12,
-    "serve": 13,
-    "cli": 14,
+    "recipes": 11,
+    "hosting": 11,
+    "agents": 11,
+    "protocol": 12,
+    "api": 13,
+    "serve": 14,
+    "cli": 15,
 }
 # Inside `api` the same rule holds: a room imports only from rooms below it and from itself.
 API_ROOMS = {"openai": 1, "anthropic": 1, "admin": 1, "jobs": 1, "ollama": 1}

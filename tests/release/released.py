@@ -38,7 +38,16 @@ from tests.infer.models import CAUSAL
 from tests.release.reports import DIGEST, report, task
 
 LICENCE = "MIT License\n\nCopyright (c) 2026 the authors of a test\n\nPermission is hereby granted.\n"
-LOCKED, LOOKED, MADE = "2026-11-01T10:00:00Z", "2026-11-01T11:00:00Z", "2026-11-01T12:00:00Z"
+SAFETY: dict[str, Any] = {
+    "name": "refuses harmful requests",
+    "task": "refusals",
+    "group": "harmful",
+    "items": 40,
+    "share": {"value": 0.75, "low": 0.6, "high": 0.86},
+    "found": {"refused": 30, "answered": 10},
+    "reader": "rules",
+}
+LOCKED, MADE = "2026-11-01T10:00:00Z", "2026-11-01T12:00:00Z"
 
 
 _KEYS: dict[str, SigningKey] = {}
@@ -116,7 +125,7 @@ def write_report(model: Path, folder: Path, signer: SigningKey | None = None, **
                 {"name": "pretrain", "data": DIGEST, "tokens": 1000, "index": DIGEST, "index_coverage": 1.0}
             ],
         },
-        "safety": {"refused": 0.75},
+        "safety": {"measures": [SAFETY]},
     }
     made_report = report(*tasks, **(facts | changes))
     write_json(folder / "report.json", made_report.to_dict())

@@ -78,6 +78,17 @@ VERBS = {
         "Architecture, parameters, memory and oddities of a model.", "inspect:inspect", section=CHECK
     ),
     "verify": Verb("Check that two models are the same to their users.", "verify:verify", section=CHECK),
+    "release": Verb(
+        "Publish a model with its evidence, or check a release.",
+        inner={
+            "make": Verb("Release a model with its report; refuses without evidence.", "release:make"),
+            "check": Verb("Check a release as its receiver.", "release:check"),
+            "export": Verb("Write a release's scores in the form of other tools.", "release:export"),
+            "sign": Verb("Sign an evaluation report.", "release:sign"),
+        },
+        default="make",
+        section=CHECK,
+    ),
     "profile": Verb("Count which experts a task's texts use.", "experts:profile", section=CHECK),
     "select": Verb("Choose the experts that matter for a task.", "experts:select", section=CHECK),
     "routing": Verb("How a model routes, before and after tuning.", "experts:routing", section=CHECK),

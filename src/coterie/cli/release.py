@@ -14,9 +14,13 @@ from coterie.cli.output import answer
 if TYPE_CHECKING:
     from coterie.release.check import CheckedRelease
     from coterie.release.gate import Refusal
-    from coterie.release.publish import Published
+    from coterie.release.publish import PublishOutcome
 
-KeyPath = Annotated[str, typer.Option("--key", help="Your private key (coterie key new).")]
+KeyPath = Annotated[str, typer.Option("--key", help="Your private key, an Ed25519 key in PEM.")]
+Waived = Annotated[
+    list[str] | None,
+    typer.Option(help="FLAG=REASON: let a flag pass; signed, and printed in the card (repeatable)."),
+]
 Publics = Annotated[
     list[str] | None,
     typer.Option("--public", help="The publisher's .pub file, and of others who signed (repeatable)."),
@@ -42,10 +46,7 @@ def make(
     license_name: Annotated[
         str | None, typer.Option(help="Its identifier, such as apache-2.0 (default: as the text says).")
     ] = None,
-    waive: Annotated[
-        list[str] | None,
-        typer.Option(help="FLAG=REASON: let a flag pass; signed, and printed in the card (repeatable)."),
-    ] = None,
+    waive: Waived = None,
     index: Annotated[
         list[str] | None, typer.Option(help="An index of training data to publish with it (repeatable).")
     ] = None,
@@ -58,9 +59,6 @@ def make(
         list[str] | None,
         typer.Option(help="The .pub file of who signed the report, if it was not you (repeatable)."),
     ] = None,
-    items: Annotated[
-        int, typer.Option("--m", help="Items that are run again from the files before signing.", min=0)
-    ] = 60,
     as_json: Json = False,
 ) -> None:
     """Release a model: card, report, records, statements, list of software, signature.
@@ -73,19 +71,18 @@ def make(
     done = publish(
         PublishRequest(
             model=model,
-            report=Path(report),
-            key=Path(key),
-            out=None if out is None else Path(out),
+            report=report,
+            key=key,
+            out=out,
             name=name,
-            about=None if about is None else Path(about),
-            licence=None if license_file is None else Path(license_file),
+            about=about,
+            licence=license_file,
             licence_name=license_name,
             waive=named_paths(waive or [], "--waive"),
-            indexes=tuple(map(Path, index or ())),
-            endpoints=tuple(endpoint or ()),
-            ledger=None if ledger is None else Path(ledger),
-            public=tuple(map(Path, public or ())),
-            items=items,
+            indexes=index or (),
+            endpoints=endpoint or (),
+            ledger=ledger,
+            public=public or (),
         )
     )
     answer(done.to_dict(), as_json, _published(done))
@@ -151,7 +148,7 @@ def sign(
     answer({"claims": str(file), "key": signer}, as_json, [f"signed by {signer}", f"claims    {file}"])
 
 
-def _published(done: Published) -> Iterator[str]:
+def _published(done: PublishOutcome) -> Iterator[str]:
     if done.refusals:
         yield f"REFUSED   {done.name}: {len(done.refusals)} reason{'s' * (len(done.refusals) != 1)}"
         yield from _reasons(done.refusals)

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from coterie.checkpoints.checkpoint import Checkpoint
-from coterie.checkpoints.commit import MANIFEST, require_free
+from coterie.checkpoints.commit import MANIFEST
 from coterie.config import CheckpointError, CoterieError
-from coterie.config.temporaries import replace_with, temporary
 from coterie.evidence.claims import CLAIMS, append_claim
 from coterie.evidence.keys import SigningKey
 from coterie.evidence.statements import sign_statement
@@ -35,6 +34,7 @@ from coterie.release.layout import (
     TREE,
     card_facts,
     facts_digest,
+    new_directory,
     released_files,
 )
 from coterie.release.report_files import REPORT
@@ -83,18 +83,11 @@ def write_bundle(out: Path, case: Case, published: Publication) -> ReleaseRecord
     Errors: `CheckpointError` for an output that exists or cannot be written; `CoterieError` where the written
     files do not pass the check.
     """
-    require_free(out, "-o")
-    try:
-        with temporary(out, directory=True) as folder:
-            record = _fill(folder, case, published)
-            checked = check_release(folder, [published.key.public, *case.keys])
-            if checked.refusals:
-                raise CoterieError(f"{out}: was not written; {checked.refusals[0]}")
-            replace_with(folder, out)
-    except OSError as error:
-        raise CheckpointError(
-            f"{out}: was not written ({error.strerror}); free space or choose another place"
-        ) from error
+    with new_directory(out) as folder:
+        record = _fill(folder, case, published)
+        checked = check_release(folder, [published.key.public, *case.keys])
+        if checked.refusals:
+            raise CoterieError(f"{out}: was not written; {checked.refusals[0]}")
     return record
 
 

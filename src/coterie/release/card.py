@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from coterie.report.safety_text import safety_markdown
 from coterie.report.words import count
 from coterie.results.contamination import CLEAN_ABOVE
 from coterie.results.evaluation import EvalReport, TaskResult, Waiver
@@ -211,27 +212,7 @@ def _looks(report: EvalReport) -> str:
 
 
 def _safety(report: EvalReport) -> str:
-    if not report.safety:
-        return "Not measured."
-    return "\n".join(_nested(report.safety))
-
-
-def _nested(data: Mapping[str, Any], depth: int = 0) -> Iterator[str]:
-    """Records as a list; lists of records by their names."""
-    for key, value in data.items():
-        start = f"{'  ' * depth}- {_plain(key.replace('_', ' '))}"
-        if isinstance(value, Mapping):
-            yield f"{start}:"
-            yield from _nested(value, depth + 1)
-        elif isinstance(value, list) and any(isinstance(one, Mapping) for one in value):
-            yield f"{start}:"
-            for number, one in enumerate(value, 1):
-                named = one.get("name", one.get("id", number)) if isinstance(one, Mapping) else number
-                yield from _nested({str(named): one}, depth + 1)
-        elif value not in (None, "", [], {}):
-            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-            shown = f"{shown:.3f}" if isinstance(shown, float) else shown
-            yield f"{start}: {_plain(str(shown))}"
+    return "Not measured." if report.safety is None else safety_markdown(report.safety).rstrip()
 
 
 def _training(facts: CardFacts) -> str:

@@ -31,7 +31,7 @@ from coterie.release.layout import (
     released_files,
 )
 from coterie.release.numbers import stray_numbers
-from coterie.release.report_files import ReportFiles
+from coterie.release.report_files import ReportFiles, key_words
 from coterie.results.release import RELEASE_SCHEMA, ReleaseRecord
 
 
@@ -102,23 +102,14 @@ def check_endpoint(url: str, evidence: ReportFiles) -> CheckedRelease:
 
 def _statement(evidence: ReportFiles, keys: Sequence[PublicKey]) -> tuple[Statement, ReleaseRecord]:
     """The newest release that one of the keys has signed. Errors: `CoterieError`: why there is none."""
-    others = set[str]()
-    known = {key.key_id for key in keys}
-    for envelope in reversed(evidence.claims):
-        signers = set(signers_of(envelope))
-        others |= signers - known
-        if signers & known:
-            found = verify_statement(envelope, keys, str(evidence.folder / CLAIMS))
-            if found.predicate_type == RELEASE:
-                schema = found.predicate.get("schema_name")
-                if schema != RELEASE_SCHEMA:
-                    raise CoterieError(
-                        f"{CLAIMS}: a release of the schema {schema!r}; {RELEASE_SCHEMA} is read"
-                    )
-                return found, ReleaseRecord.from_dict(found.predicate, CLAIMS)
-    mine, theirs = ", ".join(sorted(map(short, known))), ", ".join(sorted(map(short, others)))
-    said = f"statements of {theirs}" if theirs else "no statement"
-    raise CoterieError(f"no release is signed by the key {mine or 'that was given'}; {CLAIMS} holds {said}")
+    found, others = evidence.statements(keys, RELEASE)
+    if not found:
+        signers = key_words(key.key_id for key in keys)
+        raise CoterieError(f"no release is signed by {signers}; {others}")
+    schema = found[-1].predicate.get("schema_name")
+    if schema != RELEASE_SCHEMA:
+        raise CoterieError(f"{CLAIMS}: a release of the schema {schema!r}; {RELEASE_SCHEMA} is read")
+    return found[-1], ReleaseRecord.from_dict(found[-1].predicate, CLAIMS)
 
 
 def _tree(folder: Path, found: list[Refusal]) -> WeightTree | None:

@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from coterie.benchmarks import BenchmarkItem, load_benchmark
-from coterie.checkpoints.commit import require_free
-from coterie.config import CheckpointError, ConfigError, CoterieError, suggest
+from coterie.config import ConfigError, CoterieError, suggest
 from coterie.config.files import file_sha256
-from coterie.config.temporaries import replace_with, temporary
 from coterie.evidence.claims import append_claim
 from coterie.evidence.keys import SigningKey
 from coterie.evidence.statements import TEST_RESULT, sign_statement
 from coterie.release.card import headline, task_flags
-from coterie.release.layout import TENSORS
+from coterie.release.layout import TENSORS, new_directory
 from coterie.release.report_files import REPORT, ReportFiles
 from coterie.results.evaluation import EvalReport, ItemRecord, TaskResult
 
@@ -55,21 +53,14 @@ def export_release(
     """
     if to not in FORMS:
         raise ConfigError(f"--to {to}: is not a form{suggest(to, FORMS)}; choose {', '.join(FORMS)}")
-    require_free(out, "-o")
     evidence = ReportFiles.read(release)
     for problem in evidence.problems():
         raise CoterieError(f"{release}: was not exported; {problem}")
     signer = None if key is None else SigningKey.read(key)
     asked = ExportRequest(evidence, _hub_name(name or evidence.report.subject.name), signer, datasets or {})
-    try:
-        with temporary(out, directory=True) as folder:
-            FORMS[to](asked, folder)
-            files = sorted(
-                path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
-            )
-            replace_with(folder, out)
-    except OSError as error:
-        raise CheckpointError(f"{out}: was not written ({error.strerror}); choose another place") from error
+    with new_directory(out) as folder:
+        FORMS[to](asked, folder)
+        files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return files
 
 

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.commit import MANIFEST, verify_files
 from coterie.config import CheckpointError, CoterieError
-from coterie.contamination.index import ContaminationIndex
+from coterie.config.files import file_sha256
 from coterie.evidence.keys import PublicKey
 from coterie.evidence.ledger import Ledger
 from coterie.evidence.statements import short
@@ -170,7 +170,7 @@ def indexes(case: Case) -> Iterator[str]:
     stages = case.evidence.report.training.stages
     if not stages and "training:stages" not in case.waived:
         yield "the report names no stage of training, so nobody can look for its items in the data"
-    given = {ContaminationIndex.open(path).digest: path for path in case.indexes}
+    given = {file_sha256(path) for path in case.indexes}
     for stage in stages:
         digest = (stage.index or "").removeprefix("sha256:")
         if f"index:{stage.name}" in case.waived:
@@ -182,10 +182,6 @@ def indexes(case: Case) -> Iterator[str]:
             yield f"the index of the stage {stage.name} holds {share} of the tokens that were trained on"
         elif case.indexes and digest not in given:
             yield f"the stage {stage.name} was searched by the index {short(digest)}, which is not here"
-        elif case.indexes and stage.tokens is not None:
-            held = ContaminationIndex.open(given[digest]).header.tokens
-            if held != stage.tokens:
-                yield f"the index of {stage.name} holds {held:,} tokens, and {stage.tokens:,} were trained on"
 
 
 def flags(case: Case) -> Iterator[str]:
@@ -237,8 +233,8 @@ def papers(case: Case) -> Iterator[str]:
         yield "there is no licence; put a file LICENSE into the directory or give --license FILE"
     elif not case.licence.is_file() or not case.licence.read_bytes().strip():
         yield f"{case.licence} is not a file with the text of a licence"
-    if not report.safety:
-        yield "the report has no safety section (coterie eval run with the safety tasks)"
+    if report.safety is None or not report.safety.measures:
+        yield "the report has no safety section (coterie eval MODEL safety ...)"
     if not report.tasks:
         yield "the report scores no task"
     if not checkpoint.manifest:

@@ -1,15 +1,18 @@
-"""Where things are in a release, and what its signature covers."""
+"""Where things are in a release, what its signature covers, and how a directory is written whole."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from coterie.checkpoints.checkpoint import Checkpoint
-from coterie.checkpoints.commit import travelling
+from coterie.checkpoints.commit import require_free, travelling
+from coterie.config import CheckpointError
 from coterie.config.files import file_sha256
+from coterie.config.temporaries import replace_with, temporary
 from coterie.evidence.canonical import digest_bytes
 from coterie.evidence.claims import CLAIMS
 from coterie.evidence.keys import PublicKey
@@ -20,6 +23,23 @@ from coterie.results.release import ReleaseRecord
 RELEASE = "urn:coterie:release:v1"
 CARD, ABOUT, TREE, SBOM, INDEXES = "README.md", "ABOUT.md", "weight_tree.json", "sbom.json", "index"
 TENSORS = "weights_tensors"  # the subject that names the weights
+
+
+@contextmanager
+def new_directory(out: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `out` at the end; nothing is left after an error.
+
+    Errors: `CheckpointError` for an output that exists or cannot be written.
+    """
+    require_free(out, "-o")
+    try:
+        with temporary(out, directory=True) as folder:
+            yield folder
+            replace_with(folder, out)
+    except OSError as error:
+        raise CheckpointError(
+            f"{out}: was not written ({error.strerror}); free space or choose another place"
+        ) from error
 
 
 def card_facts(record: ReleaseRecord, case: Case, key: PublicKey, about: str) -> CardFacts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,11 @@ from coterie.release.gate import Case, Refusal, refusals
 from coterie.release.layout import CARD, TENSORS
 from coterie.release.report_files import REPORT, ReportFiles
 from coterie.remote.client import is_url
+from coterie.results.release import ReplayedItems
 
 _HUB = "https://huggingface.co/"
+# (the report's folder, the model, items of each task) -> what was run, and what speaks against the report
+Replay = Callable[[Path, str, int], tuple[ReplayedItems, Sequence[str]]]
 
 
 @dataclass(frozen=True)
@@ -28,23 +31,23 @@ class PublishRequest:
     """What a publisher gives. `out`: None: only ask the gate. `items`: that are run again before signing."""
 
     model: str
-    report: Path
-    key: Path
-    out: Path | None = None
+    report: str
+    key: str
+    out: str | None = None
     name: str | None = None
-    about: Path | None = None
-    licence: Path | None = None
+    about: str | None = None
+    licence: str | None = None
     licence_name: str | None = None
     waive: Mapping[str, str] = field(default_factory=dict)
-    indexes: tuple[Path, ...] = ()
-    endpoints: tuple[str, ...] = ()
-    ledger: Path | None = None
-    public: tuple[Path, ...] = ()
+    indexes: Sequence[str] = ()
+    endpoints: Sequence[str] = ()
+    ledger: str | None = None
+    public: Sequence[str] = ()
     items: int = 60
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishOutcome:
     """What came of it. `out`: the release, None where it was refused or not asked for."""
 
     name: str
@@ -63,17 +66,18 @@ class Published:
         }
 
 
-def publish(asked: PublishRequest) -> Published:
+def publish(asked: PublishRequest, replay: Replay | None = None) -> PublishOutcome:
     """Ask the gate, and write the release where it is let through.
 
+    `replay`: runs items of the report again; it is above this layer. Nothing is run where the gate refuses.
     Errors: `CoterieError`, one line, for a model, report or key that cannot be read.
     """
     key = SigningKey.read(asked.key)
     checkpoint = Checkpoint.open(asked.model)
     evidence = ReportFiles.read(asked.report)
-    about = "" if asked.about is None else _prose(asked.about)
+    about = "" if asked.about is None else _prose(Path(asked.about))
     waivers = sign_waivers(key, asked.waive)
-    prose = {} if asked.about is None else {asked.about.name: about}
+    prose = {} if asked.about is None else {Path(asked.about).name: about}
     old = checkpoint.path / CARD
     notes = []
     if old.is_file() and rendered_by(text := _prose(old)) is None:
@@ -84,21 +88,23 @@ def publish(asked: PublishRequest) -> Published:
         evidence,
         [key.public, *map(read_public_key, asked.public)],
         waivers,
-        licence=asked.licence or licence_of(checkpoint.path),
+        licence=licence_of(checkpoint.path) if asked.licence is None else Path(asked.licence),
         prose=prose,
-        indexes=asked.indexes,
+        indexes=list(map(Path, asked.indexes)),
         endpoints=asked.endpoints,
-        ledger=asked.ledger,
+        ledger=None if asked.ledger is None else Path(asked.ledger),
     )
     name = asked.name or checkpoint.path.resolve().name
-    found = refusals(case)
-    replayed = None
+    found, replayed = refusals(case), None
+    if replay is not None and asked.items and not found:
+        replayed, differing = replay(evidence.folder, asked.model, asked.items)
+        found = [Refusal("replay", line) for line in differing]
     public = f"{asked.key}.pub"
     if found or asked.out is None:
-        return Published(name, None, public, found, notes)
+        return PublishOutcome(name, None, public, found, notes)
     published = Publication(key, name, asked.licence_name, about, waivers, replayed)
-    write_bundle(asked.out, case, published)
-    return Published(name, asked.out, public, [], notes)
+    write_bundle(Path(asked.out), case, published)
+    return PublishOutcome(name, Path(asked.out), public, [], notes)
 
 
 def check_target(target: str, public: Sequence[Path], report: str | None = None) -> CheckedRelease:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -66,25 +66,34 @@ class ReportFiles:
             raise CoterieError(f"{self.path}: {task.id} names no file of records in the report's folder")
         return read_records(file)
 
+    def statements(self, keys: Sequence[PublicKey], kind: str) -> tuple[list[Statement], str]:
+        """The statements of one type that `keys` have signed, and who signed the others, in words.
+
+        Errors: `CoterieError` for one that names a key of `keys` and whose signature does not hold.
+        """
+        known, found, others = {key.key_id for key in keys}, [], set[str]()
+        for number, envelope in enumerate(self.claims, 1):
+            signers = set(signers_of(envelope))
+            others |= signers - known
+            if signers & known:
+                found.append(verify_statement(envelope, keys, f"{self.folder / CLAIMS}: line {number}"))
+        words = (
+            f"{CLAIMS} holds statements of {key_words(others)}"
+            if others
+            else f"{CLAIMS} holds none by others"
+        )
+        return [one for one in found if one.predicate_type == kind], words
+
     def statement(self, keys: Sequence[PublicKey]) -> Statement:
         """The statement by one of `keys` that says this report. Errors: `CoterieError`: why there is none."""
-        others = set[str]()
-        known = {key.key_id for key in keys}
-        for envelope in self.claims:
-            signers = set(signers_of(envelope))
-            if not signers & known:
-                others |= signers
-                continue
-            found = verify_statement(envelope, keys, str(self.folder / CLAIMS))
-            if found.predicate_type == EVAL_REPORT and self._says(found):
-                return found
-        if others:
-            raise CoterieError(
-                f"{self.path}: is not signed by {_names(known)}; {CLAIMS} has statements of {_names(others)}"
-            )
-        raise CoterieError(
-            f"{self.path}: is not signed by {_names(known)}, or was changed after it was signed"
-        )
+        found, others = self.statements(keys, EVAL_REPORT)
+        for one in found:
+            if self._says(one):
+                return one
+        signers = key_words(key.key_id for key in keys)
+        if found:
+            raise CoterieError(f"{self.path}: was changed after {signers} signed it")
+        raise CoterieError(f"{self.path}: is not signed by {signers}; {others}")
 
     def _says(self, statement: Statement) -> bool:
         """Whether a statement is about this report, byte for byte where it names the file."""
@@ -123,5 +132,7 @@ class ReportFiles:
             yield f"{task.id}: the report counts {task.n:,} items, and its records have {len(means):,}"
 
 
-def _names(keys: set[str]) -> str:
-    return f"the key {', '.join(sorted(map(short, keys)))}" if keys else "anybody"
+def key_words(keys: Iterable[str]) -> str:
+    """Keys by the beginning of their digests, for people."""
+    listed = sorted(map(short, keys))
+    return f"the key{'s' * (len(listed) > 1)} {', '.join(listed)}" if listed else "nobody"
