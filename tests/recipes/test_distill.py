@@ -10,15 +10,18 @@ from typing import Any
 import pytest
 import torch
 
-from coterie.checkpoints.directory import load_model
+from coterie.checkpoints.directory import load_model, save_model
 from coterie.config.distill import DistillConfig
 from coterie.config.errors import ConfigError
 from coterie.config.run import TrainConfig
+from coterie.families import config_from_hf
+from coterie.nn.transformer import Transformer
 from coterie.recipes.distill import run_distill
 from coterie.recipes.distill_student import spread_layers
 from coterie.recipes.pretrain import pretrain
 from coterie.train.callbacks import Interrupts, read_records
 
+ROOT = Path(__file__).parents[2]
 MODEL = {
     "model_type": "qwen3",
     "hidden_size": 48,
@@ -31,6 +34,7 @@ MODEL = {
 }
 TEACHER = MODEL | {"num_hidden_layers": 2}
 STUDENT = MODEL | {"hidden_size": 24, "head_dim": 12, "num_hidden_layers": 1, "intermediate_size": 64}
+SMOLLM2 = {"model_type": "llama", "num_hidden_layers": 4}
 MOE = STUDENT | {
     "model_type": "qwen3_moe",
     "num_experts": 4,
@@ -91,7 +95,7 @@ def test_a_run_with_its_control_and_record(teacher: str, tmp_path: Path) -> None
     assert [r["tokens"] for r in found["."]] == [r["tokens"] for r in found["control"]]
     # the same start and the same rows: before the first update both have the same cross-entropy
     assert found["."][0]["cross_entropy"] == pytest.approx(found["control"][0]["loss"], rel=1e-5)
-    assert found["."][0]["distil_share"] == 0  # the ramp begins
+    assert found["."][0]["distil_share"] == pytest.approx(0.9)  # all along
     page = (tmp_path / "report.html").read_text()
     assert (
         "by cross-entropy alone at equal tokens" in page
@@ -167,6 +171,26 @@ def test_some_layers_of_the_teacher_learn_from_examples(teacher: str, tmp_path: 
     assert len([name for name in half if name.startswith("blocks.")]) * 2 == len(
         [name for name in whole if name.startswith("blocks.")]
     )
+
+
+def test_the_shipped_recipe_runs_on_a_small_model_of_its_layout(teacher: str, tmp_path: Path) -> None:
+    config = DistillConfig.from_yaml(ROOT / "recipes" / "real-distill.yaml")
+    assert config.student == {"from": config.teacher, "layers": 15} and config.control  # SmolLM2 has 30
+    tokenizer = load_model(teacher).tokenizer
+    assert tokenizer is not None
+    model = Transformer(config_from_hf(MODEL | SMOLLM2 | {"vocab_size": tokenizer.vocab_size}))
+    model.initialise(0)
+    save_model(tmp_path / "teacher", model, tokenizer)
+    changes = {
+        "student": {"from": str(tmp_path / "teacher"), "layers": 2},
+        "teacher": str(tmp_path / "teacher"),
+        "data": TEXT,
+        "steps": 2,
+        "out": str(tmp_path / "out"),
+    }
+    record = run_distill(DistillConfig.from_dict(config.to_dict() | changes)).record
+    assert record is not None and record.control is not None and record.steps == 2
+    assert json.loads((tmp_path / "out" / "model" / "config.json").read_text())["num_hidden_layers"] == 2
 
 
 def test_layers_are_spread_evenly() -> None:

@@ -6,6 +6,7 @@ import copy
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from coterie.config.distill import TargetKind
 from coterie.config.errors import TrainingError
 from coterie.config.weighting import WeightSettings
+from coterie.data.rows import Row
 from coterie.data.teacher_targets import LEAST_LOG, OWN, TargetHeader
 from coterie.machine.processes import Processes
 from coterie.nn.logprobs import token_logprobs
@@ -25,12 +27,13 @@ from coterie.train.distil import (
     full_divergence,
     teacher_scores,
 )
+from coterie.train.objective import CrossEntropy, Objective
 from coterie.train.teacher import answers
 from tests.arithmetic import FORWARD_AND_BACKWARD, assert_close, assert_model_close, model_tolerance
 from tests.train.support import ROW, VOCAB, loss_sums, make_row, tiny_model
 
 
-def scored(objective: Distillation, student: Transformer, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+def scored(objective: Objective, student: Transformer, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     """The objective on one micro-batch, as the loop calls it."""
     h_TD = student(batch.ids_T, batch.context)
     derived = objective.derive(h_TD, student.head_weight, batch)
@@ -169,7 +172,9 @@ def test_the_share_follows_ramp_and_gate() -> None:
 
 
 def test_weighted_loss_by_hand_and_no_gradient_through_the_share() -> None:
-    objective = Distillation("full", None, WeightSettings(most=0.8, ramp=0.0, kappa=0.5), temperature=2.0)
+    objective = Distillation(
+        "full", None, WeightSettings(kind="gated", most=0.8, ramp=0.0, kappa=0.5), temperature=2.0
+    )
     batch = collate([make_row(0, padding=0)])
     logp_T = torch.full((batch.num_tokens,), -2.0, requires_grad=True)
     streams = {"divergence": torch.full_like(logp_T, 0.25), OWN: torch.full_like(logp_T, -1.0)}
@@ -185,6 +190,54 @@ def test_weighted_loss_by_hand_and_no_gradient_through_the_share() -> None:
     assert means == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_gate_hands_the_noise_of_the_targets_back() -> None:
+    """A teacher that is right: the gradient of sampled targets differs from its mean by their noise alone.
+
+    A constant share `s` leaves `1 - s` of it. A gate with the same mean share leaves more, because the
+    targets that surprise the teacher, which move the gradient furthest, are those that it takes from it.
+    """
+    generator = torch.Generator().manual_seed(0)
+    p_CV = torch.randn(4096, 64, generator=generator).mul(2).softmax(-1)
+    scores_CV = torch.randn(4096, 64, generator=generator)
+    targets_C = torch.multinomial(p_CV, 1, generator=generator)[:, 0]
+    own_C = p_CV.log().gather(1, targets_C[:, None])[:, 0]
+    logp_C = scores_CV.log_softmax(-1).gather(1, targets_C[:, None])[:, 0]
+    gated = Distillation("full", weighting=WeightSettings(kind="gated", ramp=0.0)).share(logp_C, own_C)
+    noise_CV = p_CV - torch.nn.functional.one_hot(targets_C, 64)  # cross-entropy's gradient less its mean
+    errors = [float(((1 - share)[:, None] * noise_CV).norm()) for share in (gated, gated.mean().expand(4096))]
+    assert errors[0] > 1.2 * errors[1]
+
+
+@pytest.mark.parametrize(("seed", "moe"), [(0, False), (1, False), (2, False), (0, True)])
+def test_a_teacher_that_knows_the_text_helps_where_there_is_little_of_it(seed: int, moe: bool) -> None:
+    """Three rows, seen again and again; `make_row` draws each next token from three equally likely ones."""
+    unlearnt, found = tiny_model(seed, moe), []
+    rows = [make_row(10 * seed + at, padding=0) for at in range(3)]
+    held_out = collate([make_row(1000 + at, padding=0) for at in range(20)])
+    for objective in (CrossEntropy(), Distillation("full", weighting=WeightSettings())):
+        student = copy.deepcopy(unlearnt)
+        batch = collate([replace(row, streams=known(row)) for row in rows])
+        optimiser = torch.optim.AdamW(student.parameters(), 0.01)
+        for _ in range(40):
+            optimiser.zero_grad()
+            total, _ = scored(objective, student, batch)
+            (total / batch.weight).backward()
+            optimiser.step()
+        with torch.no_grad():
+            h_TD = student(held_out.ids_T, held_out.context)
+            logp_T = token_logprobs(h_TD, student.head_weight, held_out.targets_T)
+        found.append(-float((logp_T * held_out.weights_T).sum() / held_out.weight))
+    assert found[1] < found[0] - 0.1 and found[1] > math.log(3)
+
+
+def known(row: Row) -> dict[str, np.ndarray]:
+    """What a teacher that knows how `make_row` draws would answer."""
+    logps_SV = np.full((len(row.ids), VOCAB), LEAST_LOG, np.float32)
+    for step in (1, 2, 3):
+        logps_SV[np.arange(len(row.ids)), (row.ids + step) % VOCAB] = -math.log(3)
+    return {"teacher_logps": logps_SV, OWN: np.full(len(row.ids), -math.log(3), np.float32)}
+
+
 @pytest.mark.parametrize("kind", ["full", "topk"])
 def test_kept_answers_train_as_a_teacher_that_is_asked(kind: TargetKind) -> None:
     student, teacher = tiny_model(0), tiny_model(1)
@@ -196,7 +249,7 @@ def test_kept_answers_train_as_a_teacher_that_is_asked(kind: TargetKind) -> None
     found = []
     for source, given in ((teacher, rows), (kind, taught)):
         model = copy.deepcopy(student)
-        objective = Distillation(source, None, WeightSettings(ramp=0.0), temperature=2.0)
+        objective = Distillation(source, None, WeightSettings(kind="gated", ramp=0.0), temperature=2.0)
         total, _ = scored(objective, model, collate(given))
         total.backward()
         found.append((total.detach(), model.embed.weight.grad))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -30,8 +30,12 @@ class StudentConfig(Settings):
 
 
 class YoungTeacher(WeightSettings):
-    """The weighting of a teacher that knows little at first: its share grows over the whole run."""
+    """The weighting of a teacher that knows little at first: its share grows over the whole run.
 
+    The gate keeps the share small while the teacher is no better than the student.
+    """
+
+    kind: Literal["const", "linear", "gated"] = "gated"
     ramp: float = Field(1.0, ge=0, le=1)
 
 
