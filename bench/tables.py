@@ -11,6 +11,7 @@ from typing import Any
 
 from markup import table
 from tables_decode import decoding
+from tables_distill import distillation
 from tables_gguf import gguf_blocks, gguf_load, int4_load, load_time
 from tables_learn import learning
 from tables_mixers import mixers
@@ -344,6 +345,7 @@ def render() -> str:
         ("real.json", real_model),
         ("quickstart.json", quickstart),
         ("learn.json", learning),
+        ("distill.json", distillation),
         ("rl.json", reinforcement_speed),
         ("train_step.json", train_step),
         ("forward.json", forward),
