@@ -127,9 +127,10 @@ class NoisyTests:
     """What a replay on another machine shows, where rounding turns some answers.
 
     `flips`: items that are right in one and wrong in the other; `lost` of them were right in the report.
-    `noise`: the largest share of flips that two honest runs allow for, with 95 % confidence. `p_lost`: that
-    so many more were lost than won by chance; `p_flips`: so many flips at that noise; `p_logprobs`: so many
-    log-probabilities further apart than honest ones. `reproduced`: none is below `ALPHA` after Holm.
+    `noise`: the largest share of flips that two honest runs allow for, with 95 % confidence. Probabilities
+    of what was found if the report is honest, `p_lost`: of that excess of lost over won items; `p_flips`: of
+    that number of flips at that noise; `p_logprobs`: of that number of log-probabilities further apart than
+    honest ones. `reproduced`: none is below `ALPHA` after Holm.
     """
 
     items: int
@@ -165,7 +166,7 @@ def noisy_tests(
 def _logprob_test(
     claimed: Sequence[ItemRecord], first: Sequence[ItemRecord], second: Sequence[ItemRecord]
 ) -> float | None:
-    """That so many of the report's lie further off than `_SLACK` times all honest ones; None without any.
+    """The probability of what lies further off than `_SLACK` times all honest ones; None without any.
 
     Of m differences and m others like them, the largest lies among the others with probability one half, so
     that each exceeds all m with probability 1 / (m + 1) at most.

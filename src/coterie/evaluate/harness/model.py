@@ -102,17 +102,15 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
 
     def rolling(self, texts: Sequence[str]) -> list[float]:
         """The same for texts."""
-        windows, owners = [], []
-        for number, text in enumerate(texts):
-            ids = self.tok_encode(text)
-            for pair in get_rolling_token_windows(ids, self.prefix_token_id, self.max_length, 1):
-                context, continuation = make_disjoint_window(pair)
-                windows.append(Continuations(context, (continuation,)))
-                owners.append(number)
-        sums = [0.0] * len(texts)
-        for number, (score,) in zip(owners, self.subject.score(windows), strict=True):
-            sums[number] += score.logprob
-        return sums
+        parts = [self._windows(self.tok_encode(text)) for text in texts]
+        scores = iter(self.subject.score([window for each in parts for window in each]))
+        return [sum(next(scores)[0].logprob for _ in each) for each in parts]
+
+    def _windows(self, ids: list[int]) -> list[Continuations]:
+        """lm-eval's windows of a text: each token is scored once, later ones behind as much as fits."""
+        pairs = get_rolling_token_windows(ids, self.prefix_token_id, self.max_length, 1)
+        disjoint = (make_disjoint_window(pair) for pair in pairs)
+        return [Continuations(context, (continuation,)) for context, continuation in disjoint]
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
         """The reply to each (context, settings), up to the first of its stop strings."""

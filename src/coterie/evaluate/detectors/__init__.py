@@ -1,0 +1,1 @@
+"""What may be wrong with a score: each detector gives one finding."""
