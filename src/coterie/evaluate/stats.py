@@ -10,21 +10,13 @@ import numpy as np
 from coterie.config import DataError
 from coterie.evaluate.bits import DocumentScore
 from coterie.results.intervals import Interval, Score
+from coterie.stats.bootstrap import ratio_interval
+from coterie.stats.single import Numbers
 
-RESAMPLES = 2000
 
-
-def _ratio_interval(bits: np.ndarray, num_bytes: np.ndarray, seed: int) -> Interval:
-    """Ratio of sums with its 95 % percentile interval over resampled documents, and their number."""
-    generator = np.random.default_rng(seed)
-    n = len(bits)
-    value = float(bits.sum() / num_bytes.sum())
-    values = np.empty(RESAMPLES)
-    for start in range(0, RESAMPLES, 100):  # in blocks: 2000 x documents would be large
-        weights = generator.multinomial(n, np.full(n, 1 / n), size=min(100, RESAMPLES - start))
-        values[start : start + 100] = (weights @ bits) / (weights @ num_bytes)
-    low, high = np.quantile(values, (0.025, 0.975))
-    return Interval(value=value, low=min(float(low), value), high=max(float(high), value), documents=n)
+def _ratio_interval(bits: Numbers, num_bytes: Numbers, seed: int) -> Interval:
+    """Ratio of sums with its interval over resampled documents, and their number."""
+    return Interval(**ratio_interval(bits, num_bytes, seed).to_dict(), documents=len(bits))
 
 
 def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:

@@ -13,9 +13,10 @@ from coterie.config.errors import DataError
 from coterie.results.accuracy import wilson
 from coterie.results.evaluation import TaskScore
 from coterie.results.intervals import Estimate
+from coterie.stats.power import POWER, smallest_difference
 
+Numbers = npt.NDArray[np.float64]
 FEW = 300  # items below which an interval from the central limit theorem is too narrow (arXiv 2503.01747)
-POWER = 0.8
 _Z = float(stats.norm.ppf(0.975))
 
 
@@ -46,7 +47,7 @@ def task_score(
     else:
         method = "cluster t" if number < count else "t"
         quantile = float(stats.t.ppf(0.975, number - 1))
-        reach = error * (quantile + float(stats.t.ppf(POWER, number - 1)))
+        reach = smallest_difference(error, number)
         low, high = max(floor, mean - quantile * error), min(ceiling, mean + quantile * error)
     return TaskScore(
         value=mean, low=min(low, mean), high=max(high, mean), metric=metric, method=method,
@@ -60,7 +61,7 @@ def jeffreys(right: int, count: int) -> tuple[float, float]:
     return (0.0 if right == 0 else float(low)), (1.0 if right == count else float(high))
 
 
-def cluster_error(values: npt.NDArray[np.float64], groups: Sequence[str]) -> float:
+def cluster_error(values: Numbers, groups: Sequence[str]) -> float:
     """The standard error of the mean, with C / (C - 1) for few clusters; 0 for one cluster."""
     sums = cluster_sums(values - values.mean(), groups)
     number = len(sums)
@@ -69,7 +70,7 @@ def cluster_error(values: npt.NDArray[np.float64], groups: Sequence[str]) -> flo
     return float(math.sqrt((sums**2).sum() * number / (number - 1)) / len(values))
 
 
-def cluster_sums(values: npt.NDArray[np.float64], groups: Sequence[str]) -> npt.NDArray[np.float64]:
+def cluster_sums(values: Numbers, groups: Sequence[str]) -> Numbers:
     """(C,): the sum of each cluster's values."""
     _, index = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
     return np.bincount(index, weights=values).astype(np.float64)
@@ -88,9 +89,7 @@ def between_seeds(scores: Sequence[float]) -> Estimate | None:
     return Estimate(value=deviation, low=low, high=high)
 
 
-def checked(
-    values: Sequence[float], clusters: Sequence[str]
-) -> tuple[npt.NDArray[np.float64], Sequence[str]]:
+def checked(values: Sequence[float], clusters: Sequence[str]) -> tuple[Numbers, Sequence[str]]:
     """The values as an array with their clusters. Errors: `DataError` for none, or not one cluster each."""
     if not len(values):
         raise DataError("there is nothing to average")
