@@ -16,6 +16,7 @@ from coterie.evaluate.asking import ReplyOptions
 from coterie.evaluate.kept_records import read_records, records_root
 from coterie.evaluate.local_subject import LocalSubject
 from coterie.evaluate.scoring import ScoredTask, file_name, score_benchmark
+from coterie.results.evaluation import ExecProfile, ModelIdentity
 from coterie.stats.single import task_score
 from tests.evaluate.items import Choices, Letters, identity_of, model_of
 
@@ -34,9 +35,10 @@ class Counted(LocalSubject):
 
 
 def subject(name: str = "a", seed: int = 3, kind: str = "moe") -> Counted:
-    return Counted(model_of(kind=kind, seed=seed), name, identity=identity_of(name))
+    return Counted(model_of(kind=kind, seed=seed), name, identity=identity_of(name), profile=PROFILE)
 
 
+PROFILE = ExecProfile(engine="coterie", version="0", dtype="float32")
 OPTIONS = ReplyOptions(max_tokens=8, effort="none")
 
 
@@ -129,11 +131,12 @@ def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
 def test_records_of_another_model_are_never_used(tmp_path: Path, change: str) -> None:
     """Other weights under the same name, another profile, other options, other items: all is asked again."""
     stopped(tmp_path)
-    again, benchmark, options, expected = subject(), Letters(), OPTIONS, 12
+    again = subject()
+    benchmark, options, expected = Letters(), OPTIONS, 12
     if change == "weights":
         again.identity = again.identity.model_copy(update={"weights_tensors": f"sha256:{'9' * 64}"})
     elif change == "profile":
-        again.profile = again.profile.model_copy(update={"dtype": "bfloat16"})
+        again.profile = PROFILE.model_copy(update={"dtype": "bfloat16"})
     elif change == "options":
         options = dataclasses.replace(OPTIONS, system="Be short.")
     elif change == "items":
@@ -148,7 +151,8 @@ def test_records_of_another_model_are_never_used(tmp_path: Path, change: str) ->
 @pytest.mark.usefixtures("small_blocks")
 def test_a_model_that_does_not_say_who_it_is_never_goes_on(tmp_path: Path) -> None:
     for _ in range(2):
-        nameless = Counted(model_of(), "a")
+        nobody = ModelIdentity(name="a", weights_tensors=None)
+        nameless = Counted(model_of(), "a", identity=nobody, profile=PROFILE)
         score_benchmark(nameless, Letters(), OPTIONS, folder=tmp_path)
         assert nameless.asked == 12
 

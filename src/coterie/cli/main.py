@@ -89,6 +89,17 @@ VERBS = {
         default="make",
         section=CHECK,
     ),
+    "eval": Verb(
+        "Score a model on tasks, with every reply behind the score.",
+        inner={
+            "run": Verb("Score a model, or a server's, on tasks. The default.", "evaluate:run"),
+            "list": Verb("The tasks.", "evaluate:tasks"),
+            "items": Verb("Write the items of a task to a file.", "evaluate:items"),
+            "report": Verb("Draw the page of an evaluation again.", "evaluate:report"),
+        },
+        default="run",
+        section=CHECK,
+    ),
     "profile": Verb("Count which experts a task's texts use.", "experts:profile", section=CHECK),
     "select": Verb("Choose the experts that matter for a task.", "experts:select", section=CHECK),
     "routing": Verb("How a model routes, before and after tuning.", "experts:routing", section=CHECK),

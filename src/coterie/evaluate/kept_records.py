@@ -79,17 +79,13 @@ def line_of(record: ItemRecord) -> str:
 
 def read_records(path: Path) -> list[ItemRecord]:
     """The records of a finished file. Errors: `DataError`, one line that names the file and its line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', 'not text')})") from None
-    records = []
-    for number, line in enumerate(lines, 1):
-        record = _record(line)
-        if record is None:
-            raise DataError(f"{path}: line {number} is not the record of an item; it was cut or changed")
-        records.append(record)
-    return records
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file; run the evaluation again")
+    records = [_record(line) for line in _text(path).splitlines()]
+    if None in records:
+        where = records.index(None) + 1
+        raise DataError(f"{path}: line {where} is not the record of an item; it was cut or changed")
+    return [record for record in records if record is not None]
 
 
 def _record(line: str) -> ItemRecord | None:

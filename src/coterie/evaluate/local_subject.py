@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-import torch
-
-import coterie
 from coterie.benchmarks.item import BenchmarkItem, ItemReply
 from coterie.config import ConfigError
+from coterie.config.kernels import Kernels
 from coterie.evaluate.asking import (
     FORMS,
     PLAIN_STOP,
@@ -24,8 +24,10 @@ from coterie.evaluate.asking import (
     turns_of,
 )
 from coterie.evaluate.continuations import Continuations, ContinuationScore, score_continuations
-from coterie.evaluate.subject import Environment, no_tools
+from coterie.evaluate.subject import Environment, no_tools, weighed
 from coterie.evidence.canonical import digest_bytes, digest_of
+from coterie.identity.model import model_identity
+from coterie.identity.profile import exec_profile
 from coterie.infer.engine import Engine
 from coterie.infer.model import LanguageModel
 from coterie.infer.plays import Play, PlayLimits, play_out
@@ -83,18 +85,23 @@ class LocalSubject:
         self.model = model
         self.exact = exact
         self.tokenizer: Tokenizer = model.tokenizer
-        self._engine = Engine(
-            model.model, model.tokenizer, max_batch, deterministic=exact, prefix_bytes=KEPT_BYTES,
-            kernels=model.kernels,
-        )  # fmt: skip
+        self._engine = _engine(model, exact, max_batch)
         self._turns: dict[str, ToolTurns] = {}
-        self.identity = identity or ModelIdentity(name=name, weights_tensors=None)
-        self.profile = profile or ExecProfile(
-            engine="coterie", version=coterie.__version__,
-            dtype=str(model.dtype.dtype).removeprefix("torch."), exact=exact,
-            quantisation=model.held, kernels=self._engine.kernels_used, device=str(model.device),
-            threads=torch.get_num_threads(), torch=torch.__version__, dropless=True,
-        )  # fmt: skip
+        self.name = name
+        self._identity, self._profile = identity, profile
+
+    @cached_property
+    def identity(self) -> ModelIdentity:
+        """Which model this is, from its tensors in memory."""
+        if self._identity is not None:
+            return self._identity
+        return model_identity(self.model.model, self.tokenizer, self.model.checkpoint, self.name)
+
+    @cached_property
+    def profile(self) -> ExecProfile:
+        """What runs it."""
+        found = self._profile or exec_profile(self.model.model, self._engine.kernels_used)
+        return found.model_copy(update={"exact": self.exact})
 
     def form(self, options: ReplyOptions) -> Form:
         """See `Subject`."""
@@ -104,7 +111,7 @@ class LocalSubject:
             return "chat" if self.tokenizer.chat_template is not None else "plain"
         if options.form == "chat" and self.tokenizer.chat_template is None:
             raise ConfigError(
-                f"{self.identity.name}: has no chat template; leave out form=chat, or give one with template="
+                f"{self.name}: has no chat template; leave out form=chat, or give one with template="
             )
         return "text" if options.form == "text" else "plain" if options.form == "plain" else "chat"
 
@@ -169,16 +176,9 @@ class LocalSubject:
 
     def choice_logprobs(self, items: Sequence[BenchmarkItem], options: ReplyOptions) -> list[ItemReply]:
         """See `Subject`."""
-        weighed = [self._weighed(item, options) for item in items]
-        scores = self.score([Continuations(context, tuple(choices)) for context, choices in weighed])
-        return [
-            ItemReply(
-                logprobs=tuple(score.logprob for score in found),
-                lengths=tuple(len(choice.encode()) for choice in item.choices),
-                greedy=tuple(score.greedy for score in found),
-            )
-            for item, found in zip(items, scores, strict=True)
-        ]
+        asked = [self._weighed(item, options) for item in items]
+        scores = self.score([Continuations(context, tuple(choices)) for context, choices in asked])
+        return [weighed(item, found) for item, found in zip(items, scores, strict=True)]
 
     def loglikelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[ContinuationScore]:
         """See `Subject`."""
@@ -215,7 +215,7 @@ class LocalSubject:
         if form != "chat":
             if tools:
                 raise ConfigError(
-                    f"{self.identity.name}: has no chat template, so it cannot be shown tools; leave out "
+                    f"{self.name}: has no chat template, so it cannot be shown tools; leave out "
                     "tasks that call them"
                 )
             ids = self.model.encode(plain_text(item, options))
@@ -298,6 +298,25 @@ class LocalSubject:
             head = [Message.from_dict(turn) for turn in turns_of(item, options)]
             self._turns[key] = ToolTurns(self.tokenizer, head, described)
         return self._turns[key]
+
+
+def _engine(model: LanguageModel, exact: bool, max_batch: int) -> Engine:
+    """Exact replies take native steps wherever there are any, for small models too: only these are shared."""
+
+    def made(kernels: Kernels) -> Engine:
+        return Engine(
+            model.model,
+            model.tokenizer,
+            max_batch,
+            deterministic=exact,
+            prefix_bytes=KEPT_BYTES,
+            kernels=kernels,
+        )
+
+    if exact and model.kernels == "auto":
+        with suppress(ConfigError):
+            return made("native")
+    return made(model.kernels)
 
 
 def windows(

@@ -19,14 +19,26 @@ def no_tools(item: BenchmarkItem) -> Sequence[Tool]:
     return ()
 
 
+def weighed(item: BenchmarkItem, scores: Sequence[ContinuationScore]) -> ItemReply:
+    """The scores of an item's choices as a reply."""
+    return ItemReply(
+        logprobs=tuple(score.logprob for score in scores),
+        lengths=tuple(len(choice.encode()) for choice in item.choices),
+        greedy=tuple(score.greedy for score in scores),
+    )
+
+
 class Subject(Protocol):
     """A model that answers items. Errors of all methods: `CoterieError`, one line.
 
     `identity`: which model it is; `profile`: what runs it.
     """
 
-    identity: ModelIdentity
-    profile: ExecProfile
+    @property
+    def identity(self) -> ModelIdentity: ...
+
+    @property
+    def profile(self) -> ExecProfile: ...
 
     def form(self, options: ReplyOptions) -> Form:
         """The form that items are asked in. Errors: `ConfigError` for one that this model cannot take."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from coterie.config.files import write_text
-from coterie.report.svg import MOE, SOFT, axes, inline, styled
+from coterie.report.interval_rows import interval_rows
 from coterie.report.templates import render_template
 from coterie.report.words import count, duration
 from coterie.results.pipeline import PipelineRecord, StageRecord
@@ -48,16 +48,8 @@ def pipeline_lines(record: PipelineRecord) -> list[str]:
     return lines
 
 
-@styled
 def ladder(models: Sequence[StageRecord]) -> str:
     """Held-out accuracy after each stage, with its 95 % interval."""
-    figure, ax = axes(6.4, 0.9 + 0.42 * len(models))
-    for row, stage in enumerate(models):
-        found = stage.accuracy
-        assert found is not None
-        ax.plot([100 * found.low, 100 * found.high], [row, row], color=SOFT, linewidth=1.2)
-        ax.plot([100 * found.value], [row], "o", color=MOE, markersize=6)
-    ax.set_yticks(range(len(models)), [stage.name for stage in models])
-    ax.set(xlim=(0, 100), xlabel="held-out problems answered rightly, %")
-    ax.invert_yaxis()
-    return inline(figure, "ladder", "Held-out accuracy after each stage.")
+    rows = {stage.name: stage.accuracy for stage in models if stage.accuracy is not None}
+    label = "held-out problems answered rightly, %"
+    return interval_rows(rows, label, "ladder", "Held-out accuracy after each stage.")

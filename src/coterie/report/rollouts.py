@@ -75,7 +75,12 @@ def pack(replies: Sequence[Mapping[str, Any]]) -> str:
             reply["problem"], {key: reply[key] for key in ("problem", "level", "prompt", "answer")}
         )
         entry.setdefault("replies", []).append(_shown(reply))
-    text = json.dumps([*problems.values()], separators=(",", ":"), ensure_ascii=False)
+    return compressed([*problems.values()])
+
+
+def compressed(rows: Sequence[Any]) -> str:
+    """Rows as JSON, compressed by gzip, in base64: what a page's script unpacks."""
+    text = json.dumps(rows, separators=(",", ":"), ensure_ascii=False)
     return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
 
 

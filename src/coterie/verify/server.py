@@ -28,16 +28,17 @@ _TOKEN_ID = "token_id:"
 class ScoredServer:
     """One model of a server that scores given tokens.
 
-    `url`: with or without `/v1`. `model`: its name there (None: the only one that `/v1/models` lists). `key`:
-    sent as a bearer token. `timeout`: seconds without data before a request fails. Errors: `EndpointError`,
-    one line, from every method.
+    `url`: with or without `/v1`, or an endpoint. `model`: its name there (None: the only one that
+    `/v1/models` lists). `key`: sent as a bearer token. `timeout`: seconds without data before a request
+    fails. Errors: `EndpointError`, one line, from every method.
     """
 
     def __init__(
-        self, url: str, model: str | None = None, key: str | None = None, timeout: float = 300.0
+        self, url: str | Endpoint, model: str | None = None, key: str | None = None, timeout: float = 300.0
     ) -> None:
-        self._server = Endpoint(url, key, timeout)
+        self._server = url if isinstance(url, Endpoint) else Endpoint(url, key, timeout)
         self._given = model
+        self._forms = list(_FORMS)
 
     @property
     def root(self) -> str:
@@ -71,6 +72,21 @@ class ScoredServer:
             else None
         )
 
+    def score(self, sequence: Sequence[int]) -> tuple[list[float], list[bool | None]]:
+        """For each token of a sequence but the first: its log-probability, and whether none is more likely.
+
+        The second is None where the server does not report the likeliest tokens.
+        """
+        logprobs = self._echo(list(sequence), self._forms)
+        values = self._following(logprobs, sequence, None, 0)
+        best = [
+            max(top.values()) if isinstance(top, Mapping) and top else None
+            for top in _tops(logprobs, sequence)
+        ]
+        return values, [
+            None if top is None else value >= top for value, top in zip(values, best, strict=True)
+        ]
+
     def record(self, sequences: Sequence[Sequence[int]], tokenizer: Tokenizer | None) -> ProbeRecord:
         """Record the served model's answers to the sequences, given as token ids.
 
@@ -84,10 +100,7 @@ class ScoredServer:
         for number, sequence in enumerate(sequences):
             logprobs = self._echo(list(sequence), forms)
             following += self._following(logprobs, sequence, tokenizer, number)
-            tops = logprobs.get("top_logprobs")
-            if not isinstance(tops, list) or len(tops) < len(sequence):
-                tops = [None] * len(sequence)  # the server did not report them
-            likely += [_by_id(top, names) for top in tops[1 : len(sequence)]]
+            likely += [_by_id(top, names) for top in _tops(logprobs, sequence)]
         ids_TK, top_TK = _lists(likely, forms[0]["logprobs"])
         return ProbeRecord(tuple(map(tuple, sequences)), torch.tensor(following), ids_TK, top_TK)
 
@@ -166,6 +179,13 @@ class ScoredServer:
                 f"{self.root}{path}: answered with a {type(answer).__name__}, not with an object"
             )
         return answer
+
+
+def _tops(logprobs: Mapping[str, Any], sequence: Sequence[int]) -> list[Any]:
+    """The likely tokens at each place of a sequence but the first; None where the server reports none."""
+    tops = logprobs.get("top_logprobs")
+    known = isinstance(tops, list) and len(tops) >= len(sequence)
+    return list(tops[1 : len(sequence)]) if known else [None] * (len(sequence) - 1)
 
 
 def _by_id(top: Any, names: Mapping[bytes, int]) -> dict[int, float]:

@@ -1,0 +1,135 @@
+"""`coterie eval`: score a model on tasks, list them, draw the report again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coterie.cli.options import Json
+from coterie.cli.output import answer
+
+if TYPE_CHECKING:
+    from coterie.config.evaluate import EvalConfig
+    from coterie.results.evaluation import EvalReport
+
+SUBJECT = "A directory, a hub id (owner/name), a GGUF file or the address of an OpenAI-compatible server."
+Folder = Annotated[str, typer.Argument(help="The directory of an evaluation.")]
+
+
+def run(
+    model: Annotated[str | None, typer.Argument(help=SUBJECT)] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TASK... [key=value]...",
+            help="Tasks (coterie eval list), and settings such as limit=100 or settings.arithmetic.n=50.",
+        ),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", help="Where to write [default: runs/eval].")
+    ] = None,
+    config: Annotated[str | None, typer.Option(help="A YAML file of settings.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Score a model on tasks: a report bound to its weights, with every reply behind it.
+
+    Writes report.json, report.html and samples/TASK.jsonl. The same command goes on where it was stopped.
+    """
+    from coterie.recipes.evaluate import PAGE, run_evaluation
+
+    done = run_evaluation(_config(model, words or [], out, config))
+    facts = {"path": str(done.path), "report": done.report.to_dict()}
+    answer(facts, as_json, [*_lines(done.report), f"report    {done.path / PAGE}"])
+
+
+def tasks(as_json: Json = False) -> None:
+    """List the tasks."""
+    from coterie.benchmarks import BENCHMARKS, PARTS, SUITES
+
+    known = {**BENCHMARKS, **PARTS}
+    facts = {
+        "tasks": {name: one.says for name, one in known.items()},
+        "suites": {name: list(parts) for name, parts in SUITES.items()},
+    }
+    width = max(map(len, [*known, *SUITES])) + 2
+    lines = [f"{name:{width}}{one.says}" for name, one in known.items()]
+    lines += [f"{name:{width}}all of {', '.join(parts)}" for name, parts in SUITES.items()]
+    answer(facts, as_json, lines)
+
+
+def items(
+    task: Annotated[str, typer.Argument(help="A task of coterie eval list.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="The file.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="Settings of the task, such as n=200 seed=1.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the items of a task to a file, which is a task too and never changes."""
+    from coterie.benchmarks import load_benchmark, write_items
+    from coterie.config.base import apply_overrides
+
+    benchmark = load_benchmark(task, **apply_overrides({}, settings or []))
+    digest = write_items(benchmark, out)
+    count = len(benchmark.items())
+    answer({"path": out, "items": count, "digest": digest}, as_json, [f"{count} items  {out}", digest])
+
+
+def report(folder: Folder, as_json: Json = False) -> None:
+    """Draw the page of an evaluation again, from its report and records, which are checked."""
+    from pathlib import Path
+
+    from coterie.recipes.evaluate import PAGE, read_report
+    from coterie.report.eval_page import write_eval_page
+
+    found = read_report(Path(folder))
+    page = found.path / PAGE
+    write_eval_page(found.report, found.records, page)
+    facts = {"path": str(page), "verdict": found.report.verdict, "flags": found.report.flags}
+    answer(facts, as_json, [*_lines(found.report), f"report    {page}"])
+
+
+def _config(model: str | None, words: list[str], out: str | None, path: str | None) -> EvalConfig:
+    """The file's settings, and over them what the command says."""
+    from coterie.config.base import apply_overrides, read_yaml
+    from coterie.config.errors import ConfigError
+    from coterie.config.evaluate import EvalConfig
+
+    given: dict[str, Any] = read_yaml(path) if path is not None else {}
+    settings = [word for word in ([model] if model else []) + words if _is_setting(word)]
+    names = [word for word in words if not _is_setting(word)]
+    if model is not None and not _is_setting(model):
+        given["model"] = model
+    if names:
+        given["tasks"] = names
+    if out is not None:
+        given["out"] = out
+    if not given.get("model") or not given.get("tasks"):
+        missing = "a model" if not given.get("model") else "at least one task (coterie eval list)"
+        raise ConfigError(f"eval: name {missing}: coterie eval MODEL TASK...")
+    where = path or "eval"
+    return EvalConfig.from_dict(apply_overrides(given, settings), where)
+
+
+def _is_setting(word: str) -> bool:
+    name, equals, _ = word.partition("=")
+    return bool(equals) and name.replace(".", "").replace("_", "").replace("-", "").isalnum()
+
+
+def _lines(report: EvalReport) -> Iterator[str]:
+    """Flags above scores, as on the page."""
+    from coterie.report.eval_page import score_words
+
+    said = {f"{task.id}:{found.id}": found.says for task in report.tasks for found in task.detectors}
+    yield f"{report.verdict:10}{report.subject.name}"
+    if report.subject.weights_tensors is None:
+        yield "flag      the server does not say which weights answered"
+    for flag in report.flags:
+        yield f"flag      {flag}: {said.get(flag, '')}"
+    width = max(len(task.id) for task in report.tasks) + 2
+    for task in report.tasks:
+        reach = None if task.score.lower_is_better else task.score.mde80
+        smallest = "" if reach is None else f", differences from {100 * reach:.1f} points"
+        yield f"{task.id:{width}}{score_words(task)}, {task.n} items{smallest}"

@@ -1,0 +1,197 @@
+"""An evaluation from one command: a report with every reply behind it. Run again, it goes on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from coterie.benchmarks import SUITES, Benchmark, load_benchmark
+from coterie.config.errors import ConfigError
+from coterie.config.evaluate import EvalConfig
+from coterie.config.files import file_sha256, read_bytes, write_text
+from coterie.evaluate.asking import ReplyOptions
+from coterie.evaluate.detectors.extraction import extraction_finding, failed_finding
+from coterie.evaluate.detectors.prompt_band import band_finding, prompt_band
+from coterie.evaluate.kept_records import read_records, records_root
+from coterie.evaluate.local_subject import LocalSubject
+from coterie.evaluate.remote_subject import RemoteSubject
+from coterie.evaluate.scoring import score_benchmark
+from coterie.evaluate.subject import Subject
+from coterie.evidence.canonical import canonical
+from coterie.infer.model import load
+from coterie.remote.client import Endpoint, is_url, read_key
+from coterie.report.eval_page import write_eval_page
+from coterie.results.evaluation import (
+    DetectorFinding,
+    EvalReport,
+    ItemRecord,
+    TaskResult,
+    TrainingFacts,
+)
+
+_log = logging.getLogger("coterie")
+REPORT, PAGE, SAMPLES = "report.json", "report.html", "samples"
+_LARGEST = 2**28  # bytes of a report
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A finished evaluation: the report and the records of each task."""
+
+    report: EvalReport
+    records: dict[str, list[ItemRecord]]
+    path: Path
+
+
+def run_evaluation(config: EvalConfig, subject: Subject | None = None) -> Evaluated:
+    """Score the tasks and write `report.json`, `report.html` and `samples/TASK.jsonl` into `config.out`.
+
+    `subject`: what is scored; None: `config.model`, opened here. Nothing is scored before all tasks and the
+    model are known to be usable. Errors: `CoterieError` subclasses, one line each.
+    """
+    benchmarks = list(_benchmarks(config))
+    subject = subject or open_subject(config)
+    out = Path(config.out)
+    tasks: list[TaskResult] = []
+    records: dict[str, list[ItemRecord]] = {}
+    for benchmark in benchmarks:
+        options = reply_options(config, benchmark)
+        _log.info("%s: scored on %s", subject.identity.name, benchmark.name)
+        done = score_benchmark(
+            subject, benchmark, options, limit=config.limit, seeds=config.seeds, folder=out / SAMPLES
+        )
+        tasks.append(_examined(config, subject, benchmark, done.result, done.records))
+        records[benchmark.name] = done.records
+    flags = [f"{task.id}:{found.id}" for task in tasks for found in task.detectors if found.flag]
+    report = EvalReport(
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        subject=subject.identity,
+        training=_training(subject),
+        exec_profile=subject.profile,
+        seeds={"sampling": list(config.seeds)},
+        tasks=tasks,
+        flags=flags,
+        verdict="WARN" if flags else "PASS",
+    )
+    write_report(report, records, out)
+    return Evaluated(report, records, out)
+
+
+def evaluate(model: str, *tasks: str, **settings: Any) -> EvalReport:
+    """Do what `coterie eval` does, from Python. `settings`: further fields of `EvalConfig`.
+
+    Errors: `CoterieError` subclasses, one line each.
+    """
+    given = {"model": model, "tasks": tasks} | settings
+    return run_evaluation(EvalConfig.from_dict(given, "evaluate")).report
+
+
+def open_subject(config: EvalConfig) -> Subject:
+    """The model of a directory, a hub id or an address, ready to be asked."""
+    if is_url(config.model):
+        endpoint = Endpoint(config.model, read_key(config.key_file))
+        return RemoteSubject(endpoint, config.model_name, config.name)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    model = load(
+        config.model, config.dtype, config.device, adapter=config.adapter, template=config.template,
+        quant=config.quant, kernels=config.kernels,
+    )  # fmt: skip
+    return LocalSubject(model, config.name or config.model, config.exact)
+
+
+def reply_options(config: EvalConfig, benchmark: Benchmark) -> ReplyOptions:
+    """How the items of one task are asked."""
+    return ReplyOptions(
+        max_tokens=config.max_tokens or benchmark.max_tokens,
+        temperature=config.temperature,
+        effort=config.effort,
+        reasoning_tokens=config.reasoning_tokens,
+        form=config.form,
+        system=config.system,
+        turns=config.turns,
+    )
+
+
+def write_report(report: EvalReport, records: dict[str, list[ItemRecord]], out: Path) -> None:
+    """Write `report.json` in its canonical form, and the page."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / REPORT, f"{canonical(report).decode()}\n")
+    write_eval_page(report, records, out / PAGE)
+
+
+def read_report(folder: Path) -> Evaluated:
+    """A written report with its records.
+
+    Errors: `DataError` or `ConfigError`, one line, for a file that is missing or broken, and for records that
+    are not those of the report.
+    """
+    import json
+
+    path = folder / REPORT
+    try:
+        data = json.loads(read_bytes(path, _LARGEST))
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); give the directory of an evaluation"
+        ) from None
+    except ValueError:
+        raise ConfigError(f"{path}: is not JSON; it was cut or changed") from None
+    if not isinstance(data, dict) or not str(data.get("schema_name", "")).startswith("coterie.eval_report/"):
+        raise ConfigError(f"{path}: is not the report of an evaluation")
+    report = EvalReport.from_dict(data, str(path))
+    records = {}
+    for task in report.tasks:
+        found = read_records(folder / task.samples.path)
+        if len(found) != task.samples.rows or records_root(found) != task.samples.merkle_root:
+            raise ConfigError(
+                f"{folder / task.samples.path}: holds other records than the report was made of"
+            )
+        records[task.id] = found
+    return Evaluated(report, records, folder)
+
+
+def _benchmarks(config: EvalConfig) -> Iterator[Benchmark]:
+    names = [part for name in config.tasks for part in SUITES.get(name, (name,))]
+    for name in names:
+        benchmark = load_benchmark(name, **config.settings.get(name, {}))
+        if benchmark.executes and not config.allow_code:
+            raise ConfigError(
+                f"task {name}: runs programs that the model writes, in the sandbox; say allow_code=true to "
+                "allow it"
+            )
+        yield benchmark
+
+
+def _examined(
+    config: EvalConfig,
+    subject: Subject,
+    benchmark: Benchmark,
+    result: TaskResult,
+    records: Sequence[ItemRecord],
+) -> TaskResult:
+    """The result with what the detectors of this process found."""
+    findings: list[DetectorFinding | None] = [failed_finding(result)]
+    band = None
+    if benchmark.mode == "reply":
+        findings.append(extraction_finding(result))
+    if config.band and benchmark.mode != "text":
+        options = reply_options(config, benchmark)
+        band = prompt_band(subject, benchmark, options, records, config.band, config.band_items)
+        findings.append(None if band is None else band_finding(band))
+    found = [finding for finding in findings if finding is not None]
+    return result.model_copy(update={"band": band, "detectors": found})
+
+
+def _training(subject: Subject) -> TrainingFacts:
+    checkpoint = subject.model.checkpoint if isinstance(subject, LocalSubject) else None
+    manifest = None if checkpoint is None else checkpoint.path / "coterie.json"
+    if manifest is None or not manifest.is_file():
+        return TrainingFacts()
+    return TrainingFacts(manifest=f"sha256:{file_sha256(manifest)}")

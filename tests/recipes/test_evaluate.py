@@ -1,0 +1,121 @@
+"""A whole evaluation: files, flags, going on, and reports that were tampered with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from coterie.config import ConfigError, CoterieError
+from coterie.config.evaluate import EvalConfig
+from coterie.evaluate.kept_records import records_root
+from coterie.evidence.canonical import canonical
+from coterie.infer.model import save
+from coterie.recipes.evaluate import evaluate, read_report, run_evaluation
+from coterie.results.evaluation import EvalReport
+from tests.agents.models import PLAIN, chat_model
+
+ARITHMETIC = {"arithmetic": {"n": 12}, "facts": {"n": 12}}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "tiny"
+    save(chat_model(PLAIN), path)
+    return path
+
+
+def config(model: Path, out: Path, **settings: object) -> EvalConfig:
+    given = {"tasks": ("arithmetic", "facts"), "settings": ARITHMETIC, "max_tokens": 8, "band": 2}
+    return EvalConfig.from_dict({"model": str(model), "out": str(out)} | given | settings)
+
+
+def test_the_report_and_its_files(model: Path, tmp_path: Path) -> None:
+    done = run_evaluation(config(model, tmp_path))
+    report = done.report
+    assert [task.id for task in report.tasks] == ["arithmetic", "facts"]
+    assert (tmp_path / "report.json").read_bytes() == canonical(report) + b"\n"
+    assert read_report(tmp_path) == done
+    for task in report.tasks:
+        lines = (tmp_path / task.samples.path).read_bytes().splitlines()
+        assert len(lines) == task.samples.rows == task.n
+        assert records_root(done.records[task.id]) == task.samples.merkle_root
+    # A random model finds no answers, which is flagged above the scores.
+    assert report.verdict == "WARN" and "arithmetic:D9" in report.flags
+    page = (tmp_path / "report.html").read_text()
+    assert (
+        page.index("arithmetic D9") < page.index("<h2>Scores</h2>") and "http" not in page.split("<main>")[1]
+    )
+    assert report.subject.weights_tensors is not None and report.subject.chat_template is not None
+    assert report.exec_profile.exact and report.training.manifest is not None
+
+
+def test_other_weights_are_asked_again_and_the_same_are_not(model: Path, tmp_path: Path) -> None:
+    """Under the same path, as when a checkpoint is overwritten in place."""
+    place = tmp_path / "place"
+    save(chat_model(PLAIN), place)
+    first = run_evaluation(config(place, tmp_path / "out", band=0))
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "samples").glob("*.jsonl")}
+    again = run_evaluation(config(place, tmp_path / "out", band=0))
+    assert again.records == first.records and stamps
+    save(chat_model(PLAIN, seed=4), tmp_path / "other")
+    (place / "model.safetensors").unlink()
+    import shutil
+
+    shutil.rmtree(place)
+    shutil.copytree(tmp_path / "other", place)
+    changed = run_evaluation(config(place, tmp_path / "out", band=0))
+    assert changed.report.subject.weights_tensors != first.report.subject.weights_tensors
+    assert changed.records != first.records
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda text: text[:-30], "not JSON"),
+        (lambda text: text.replace("eval_report/v1", "eval_report/v9"), "schema_name"),
+        (lambda text: json.dumps({"schema_name": "other"}), "not the report"),
+        (lambda text: text.replace('"n":12', '"n":"twelve"'), "tasks.0.n"),
+    ],
+)
+def test_broken_reports_are_one_line(model: Path, tmp_path: Path, change, says: str) -> None:  # type: ignore[no-untyped-def]
+    run_evaluation(config(model, tmp_path, tasks=("arithmetic",), settings={"arithmetic": {"n": 12}}, band=0))
+    path = tmp_path / "report.json"
+    path.write_text(change(path.read_text()))
+    with pytest.raises(CoterieError, match=says) as caught:
+        read_report(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_records_that_are_not_the_reports_are_found(model: Path, tmp_path: Path) -> None:
+    run_evaluation(config(model, tmp_path, tasks=("facts",), settings={"facts": {"n": 12}}, band=0))
+    path = tmp_path / "samples" / "facts.jsonl"
+    path.write_text(path.read_text().replace('"right":false', '"right":true', 1))
+    with pytest.raises(ConfigError, match="other records"):
+        read_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"tasks": ("arithmetik",), "settings": {}}, "did you mean 'arithmetic'"),
+        ({"tasks": ("programs",), "settings": {}}, "allow_code"),
+        ({"seeds": (1, 2)}, "temperature"),
+        ({"settings": {"other": {}}}, "not among the tasks"),
+        ({"max_tokens": 4000}, "no item fits"),
+        ({"effort": "high"}, "knows no reasoning"),
+    ],
+)
+def test_what_cannot_be_run_is_said_in_one_line(
+    model: Path, tmp_path: Path, settings: dict[str, object], says: str
+) -> None:
+    with pytest.raises(CoterieError, match=says) as caught:
+        run_evaluation(config(model, tmp_path, **settings))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_from_python(model: Path, tmp_path: Path) -> None:
+    report = evaluate(str(model), "facts", settings={"facts": {"n": 12}}, out=str(tmp_path), band=0)
+    assert isinstance(report, EvalReport) and report.task("facts") is not None
