@@ -77,6 +77,36 @@ def items(
     answer({"path": out, "items": count, "digest": digest}, as_json, [f"{count} items  {out}", digest])
 
 
+def invariance(
+    model: Annotated[str, typer.Argument(help="A directory, a hub id (owner/name) or a GGUF file.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="TASK... [key=value]...", help="Tasks, and settings such as exact=false."),
+    ],
+    count: Annotated[int, typer.Option("--items", help="Items of each task.", min=1)] = 20,
+    as_json: Json = False,
+) -> None:
+    """Measure how far results depend on what else is in the batch; exits with 1 where they do.
+
+    Items are asked alone, sorted, shuffled, next to long neighbours, and next to copies that load the same
+    experts.
+    """
+    from coterie.evaluate.invariance import is_invariant
+    from coterie.recipes.evaluate import invariance as measured
+
+    found = measured(_config(model, words, None, None), count)
+    lines = [
+        f"{name}: {'the same bits' if is_invariant(facts) else 'DEPENDS ON THE BATCH'} at "
+        f"{facts.compositions} compositions of {facts.items} items; log-probabilities differ by "
+        f"{facts.max_abs_dlogprob:.2g}, {facts.flip_rate:.1%} of the answers change, the score by "
+        f"{100 * facts.span:.1f} points, {facts.dropped_tokens} tokens dropped"
+        for name, facts in found.items()
+    ]
+    answer({name: facts.to_dict() for name, facts in found.items()}, as_json, lines)
+    if not all(map(is_invariant, found.values())):
+        raise typer.Exit(1)
+
+
 def report(folder: Folder, as_json: Json = False) -> None:
     """Draw the page of an evaluation again, from its report and records, which are checked."""
     from pathlib import Path

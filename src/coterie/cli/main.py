@@ -95,6 +95,7 @@ VERBS = {
             "run": Verb("Score a model, or a server's, on tasks. The default.", "evaluate:run"),
             "list": Verb("The tasks.", "evaluate:tasks"),
             "items": Verb("Write the items of a task to a file.", "evaluate:items"),
+            "invariance": Verb("How far results depend on the batch.", "evaluate:invariance"),
             "report": Verb("Draw the page of an evaluation again.", "evaluate:report"),
         },
         default="run",

@@ -18,6 +18,7 @@ from coterie.config.files import file_sha256, read_bytes, write_text
 from coterie.evaluate.asking import ReplyOptions
 from coterie.evaluate.detectors.extraction import extraction_finding, failed_finding
 from coterie.evaluate.detectors.prompt_band import band_finding, prompt_band
+from coterie.evaluate.invariance import measure_invariance
 from coterie.evaluate.kept_records import read_records, records_root
 from coterie.evaluate.local_subject import LocalSubject
 from coterie.evaluate.remote_subject import RemoteSubject
@@ -30,6 +31,7 @@ from coterie.report.eval_page import write_eval_page
 from coterie.results.evaluation import (
     DetectorFinding,
     EvalReport,
+    InvarianceFacts,
     ItemRecord,
     TaskResult,
     TrainingFacts,
@@ -90,6 +92,22 @@ def evaluate(model: str, *tasks: str, **settings: Any) -> EvalReport:
     """
     given = {"model": model, "tasks": tasks} | settings
     return run_evaluation(EvalConfig.from_dict(given, "evaluate")).report
+
+
+def invariance(config: EvalConfig, items: int = 20) -> dict[str, InvarianceFacts]:
+    """How far the results of the tasks' first `items` depend on the batch, by task.
+
+    Errors: `ConfigError` for a server, whose batches nobody can choose, and as `measure_invariance`.
+    """
+    benchmarks = list(_benchmarks(config))
+    subject = open_subject(config)
+    if not isinstance(subject, LocalSubject):
+        raise ConfigError(
+            f"{config.model}: the batches of a server cannot be chosen; give its model's directory"
+        )
+    return {
+        one.name: measure_invariance(subject, one, reply_options(config, one), items) for one in benchmarks
+    }
 
 
 def open_subject(config: EvalConfig) -> Subject:
