@@ -32,11 +32,6 @@ EXPLAINED: dict[frozenset[str], str] = {
             "a call with approval and a budget, and one whose sandbox's failure must not become a reward",
         ),
         (
-            "report/interval_rows.py::interval_rows",
-            "report/plots.py::_dot",
-            "a row for each share of a page, and the one difference of the quickstart with its sides named",
-        ),
-        (
             "serve/inprocess.py::_sync_transport",
             "serve/inprocess.py::_async_transport",
             "the blocking and the asynchronous half of httpx's interface, whose base classes differ; they "

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from coterie.report.interval_rows import interval_dot
 from coterie.report.svg import DENSE, GRID, INK, MOE, PAPER, SOFT, axes, inline, styled
 from coterie.report.words import count, duration, winner
-from coterie.results.intervals import Interval
 from coterie.results.quickstart import CurvePoint, ModelResults, QuickstartResults
 from coterie.results.routing import RoutingShares, order_experts
 
@@ -51,7 +51,7 @@ def slice_scores(results: QuickstartResults) -> str:
     figure, ax = axes(4.6, 0.42 * len(names) + 1.0)
     for shift, name, model in ((0.13, "moe", results.moe), (-0.13, "dense", results.dense)):
         for row, part in enumerate(names):
-            _dot(ax, row + shift, model.bits_per_byte.per_slice[part], COLOURS[name])
+            interval_dot(ax, row + shift, model.bits_per_byte.per_slice[part], COLOURS[name])
     _rows(ax, names)
     ax.set(xlabel="bits per byte (lower is better)", title="Bits per byte by kind of text")
     _key(ax)
@@ -71,7 +71,7 @@ def slice_differences(results: QuickstartResults) -> str:
     for row, part in enumerate(names):
         difference = results.difference.per_slice[part]
         who = winner(difference)
-        _dot(ax, row, difference, colours[who], hollow=who is None)
+        interval_dot(ax, row, difference, colours[who], hollow=who is None)
     ax.axvline(0, color=INK, linewidth=1.0)
     _rows(ax, names)
     reach = 1.15 * max(max(abs(p.low), abs(p.high), 1e-4) for p in results.difference.per_slice.values())
@@ -222,20 +222,6 @@ def _end_labels(ax: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
         ax.annotate(
             text, (x, y), color=COLOURS[name], fontsize=9.5, fontweight="bold", annotation_clip=False, **place
         )
-
-
-def _dot(ax: Axes, row: float, part: Interval, colour: str, hollow: bool = False) -> None:
-    ax.plot([part.low, part.high], [row, row], color=colour, linewidth=1.8)
-    face = PAPER if hollow else colour
-    ax.plot(
-        [part.value],
-        [row],
-        "o",
-        markersize=6,
-        markerfacecolor=face,
-        markeredgecolor=colour,
-        markeredgewidth=1.4,
-    )
 
 
 def _rows(ax: Axes, names: Sequence[str]) -> None:
