@@ -184,8 +184,9 @@ class ScoredServer:
 def _tops(logprobs: Mapping[str, Any], sequence: Sequence[int]) -> list[Any]:
     """The likely tokens at each place of a sequence but the first; None where the server reports none."""
     tops = logprobs.get("top_logprobs")
-    known = isinstance(tops, list) and len(tops) >= len(sequence)
-    return list(tops[1 : len(sequence)]) if known else [None] * (len(sequence) - 1)
+    if not isinstance(tops, list) or len(tops) < len(sequence):
+        return [None] * (len(sequence) - 1)
+    return tops[1 : len(sequence)]
 
 
 def _by_id(top: Any, names: Mapping[bytes, int]) -> dict[int, float]:
