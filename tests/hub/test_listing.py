@@ -82,6 +82,14 @@ def test_probes_of_coterie_are_small_files():
     assert chosen("a/b", names, weights=False) == ["config.json", "probes/probes.safetensors"]
 
 
+def test_a_release_comes_with_its_evidence():
+    evidence = ["claims.jsonl", "ABOUT.md", "samples/arithmetic.jsonl", "index/pretrain.index"]
+    names = ["config.json", "report.json", "model.safetensors", "notes.md", *evidence]
+    assert set(chosen("a/b", names)) == {*names} - {"notes.md"}
+    assert set(chosen("a/b", names, weights=False)) == {"config.json", "report.json"}
+    assert set(chosen("a/b", [name for name in names if name != "claims.jsonl"])) == set(names[:3])
+
+
 def test_a_gguf_model_is_its_first_file(hub: FakeHub, cache: Path):
     commit = hub.put("a/b", {name: name.encode() for name in GGUFS})
     with pytest.raises(

@@ -15,6 +15,8 @@ from coterie.report.words import size
 _TIMEOUT = 10.0  # seconds
 _SMALL = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
 _PAPERS = ("LICEN[SC]E*", "NOTICE*", "USE_POLICY*", "README.md")
+_CLAIMS, _RECORDS = "claims.jsonl", ("samples/", "index/")
+_EVIDENCE = (_CLAIMS, "ABOUT.md")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _SPLIT = re.compile(r"(.+)-\d{5}-of-\d{5}")
 _QUANT = re.compile(r"(?<![A-Za-z0-9])((?:UD-)?(?:I?Q\d\w*|TQ\d\w*|B?F16|F32|MXFP4\w*))$", re.IGNORECASE)
@@ -85,6 +87,9 @@ def needed_files(listing: Listing, files: Sequence[str] = (), weights: bool = Tr
     small += [file for file in listing.files if file.name.startswith("probes/")]
     if not weights:
         return small
+    if any(file.name == _CLAIMS for file in listing.files):  # of a release, with what its scores rest on
+        kept = [file for file in listing.files if file.name.startswith(_RECORDS)]
+        small += [*(file for file in listing.files if file.name in _EVIDENCE), *kept]
     # Mistral's `consolidated` files are the same weights again, under other names.
     stored = [
         file

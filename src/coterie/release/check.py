@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from coterie.checkpoints.checkpoint import Checkpoint
-from coterie.checkpoints.commit import MANIFEST
+from coterie.checkpoints.commit import MANIFEST, PULLED
 from coterie.config import CoterieError
 from coterie.config.files import read_json
 from coterie.evidence.claims import CLAIMS
@@ -130,7 +130,7 @@ def _files(checkpoint: Checkpoint, statement: Statement, record: ReleaseRecord) 
         elif name not in signed:
             yield f"{name} is not part of the release"
         elif here[name] != signed[name]:
-            if name != MANIFEST or "pulled" not in checkpoint.manifest:
+            if name != MANIFEST or PULLED not in checkpoint.manifest:
                 yield f"{name} was changed after the release was signed"
             elif facts_digest(checkpoint) != record.facts:
                 yield f"{name} says other things of the model than when the release was signed"

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from coterie.checkpoints.checkpoint import Checkpoint
-from coterie.checkpoints.commit import MANIFEST, verify_files
+from coterie.checkpoints.commit import MANIFEST, PULLED, verify_files
 from coterie.config import CheckpointError, CoterieError
 from coterie.config.files import file_sha256
 from coterie.evidence.keys import PublicKey
@@ -241,6 +241,10 @@ def papers(case: Case) -> Iterator[str]:
         yield f"the directory has no {MANIFEST}, which says what the model was trained on"
     elif report.training.manifest is None:
         yield f"the report does not name the facts of the training in {MANIFEST}"
+    elif PULLED not in checkpoint.manifest and report.training.manifest != _sha256(
+        checkpoint.path / MANIFEST
+    ):
+        yield f"the report names other facts of the training than the {MANIFEST} that is here"
     if checkpoint.tokenizer is None:
         yield "the directory has no tokenizer"
     elif template_digest(checkpoint.tokenizer) is None:
@@ -283,3 +287,7 @@ def _time(text: str) -> datetime | None:
     except ValueError:
         return None
     return found if found.tzinfo is not None else None
+
+
+def _sha256(path: Path) -> str:
+    return f"sha256:{file_sha256(path)}"

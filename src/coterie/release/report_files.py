@@ -61,10 +61,10 @@ class ReportFiles:
 
     def records(self, task: TaskResult) -> list[ItemRecord]:
         """The records behind a score. Errors: `CoterieError` for a file that is missing or cut."""
-        file = self.folder / task.samples.path
-        if not task.samples.path or not file.resolve().is_relative_to(self.folder.resolve()):
+        name = Path(task.samples.path)  # not resolved: in the hub's cache, files are links
+        if not task.samples.path or name.is_absolute() or ".." in name.parts:
             raise CoterieError(f"{self.path}: {task.id} names no file of records in the report's folder")
-        return read_records(file)
+        return read_records(self.folder / name)
 
     def statements(self, keys: Sequence[PublicKey], kind: str) -> tuple[list[Statement], str]:
         """The statements of one type that `keys` have signed, and who signed the others, in words.
