@@ -8,12 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from coterie.results.intervals import MIN_DOCUMENTS, Interval, lower
+from coterie.results.intervals import MIN_DOCUMENTS, TIMING_NOISE, Interval, lower
 from coterie.results.quickstart import QuickstartResults, ReasoningResults
-
-# Timings of the same program differ by about this much between runs on a shared machine.
-TIMING_NOISE = 0.05
-
 
 SURE = 1e-3  # of an exact test; a smaller p is a gain by more than chance
 

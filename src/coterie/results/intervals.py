@@ -12,6 +12,7 @@ from coterie.config import Settings
 # chance alone does that with probability 2 / 2^n, which is below 5 % only from six on.
 FEWEST = 6
 MIN_DOCUMENTS = 8  # an interval resampled from fewer documents is too narrow to rely on
+TIMING_NOISE = 0.05  # timings of one program differ by about this much on a shared machine
 
 
 class Few(Settings):
