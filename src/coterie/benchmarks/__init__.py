@@ -31,6 +31,7 @@ from coterie.benchmarks.published import Gsm8k, IfEval, Mmlu, PublishedBenchmark
 from coterie.benchmarks.safety.battery import SAFETY
 from coterie.benchmarks.structured import Structured
 from coterie.benchmarks.texts import Multilingual, Texts
+from coterie.benchmarks.tool_calls import ToolCalls
 from coterie.benchmarks.word_problems import WordProblems
 from coterie.config import ConfigError, Settings, suggest
 from coterie.tasks import TASKS
@@ -73,6 +74,7 @@ _GENERATED: tuple[type[GeneratedBenchmark], ...] = (
     FactChoices,
     LongContext,
     Instructions,
+    ToolCalls,
     Structured,
     Calibration,
     Abstention,
