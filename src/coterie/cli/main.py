@@ -101,6 +101,26 @@ VERBS = {
         default="run",
         section=CHECK,
     ),
+    "identity": Verb(
+        "Name a model's weights by digests, or say which experts differ.", "identity:identity", section=CHECK
+    ),
+    "key": Verb(
+        "Keys that sign what is said about a model.",
+        inner={
+            "new": Verb("Make a key: a private file and its public half.", "key:new"),
+            "show": Verb("The digest that names a key.", "key:show"),
+        },
+        section=CHECK,
+    ),
+    "ledger": Verb(
+        "The ledger of looks: every scoring of a checkpoint on a test set.",
+        inner={
+            "show": Verb("The looks, and how often each test set was looked at.", "ledger:show"),
+            "head": Verb("The digest to publish, so that the ledger cannot be cut.", "ledger:head"),
+            "check": Verb("Check the chain, the results and known heads.", "ledger:check"),
+        },
+        section=CHECK,
+    ),
     "profile": Verb("Count which experts a task's texts use.", "experts:profile", section=CHECK),
     "select": Verb("Choose the experts that matter for a task.", "experts:select", section=CHECK),
     "routing": Verb("How a model routes, before and after tuning.", "experts:routing", section=CHECK),

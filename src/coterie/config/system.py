@@ -29,6 +29,11 @@ def user_cache() -> Path:
     return Path(home) / "coterie"
 
 
+def user_state() -> Path:
+    """Coterie's folder for what must not be lost (`XDG_STATE_HOME`, or ~/.local/state); it may not exist."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "coterie"
+
+
 def first_values(path: Path) -> dict[str, str]:
     """`name: value` lines of a kernel file, the first of each name; empty where the file does not exist."""
     found: dict[str, str] = {}

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from coterie.config import CoterieError, Settings
 from coterie.config.files import read_json, write_text
 from coterie.config.json_text import JsonError, parse_json_object
+from coterie.config.system import user_state
 from coterie.evidence.canonical import canonical, digest_bytes, digest_of, merkle_root
 from coterie.evidence.lines import append_line, whole_lines
 from coterie.evidence.statements import short
@@ -26,6 +27,11 @@ from coterie.results.evaluation import ItemRecord
 
 START = digest_bytes(b"coterie.ledger/v1")  # what the first entry continues
 Split = Literal["dev", "test", "sealed"]
+
+
+def user_ledger() -> Path:
+    """The ledger of this user, where none is named."""
+    return user_state() / "looks.jsonl"
 
 
 class LookOutcome(Settings):

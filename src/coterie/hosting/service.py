@@ -20,6 +20,7 @@ from coterie.hosting.cards import card_of
 from coterie.hosting.constraints.grammar import Grammars
 from coterie.hosting.engine_thread import BEHIND, EngineThread
 from coterie.hosting.errors import ApiError
+from coterie.hosting.identities import Identities
 from coterie.hosting.metrics import Metrics
 from coterie.hosting.settings import ServeSettings
 from coterie.infer.engine import Engine
@@ -70,6 +71,7 @@ class Service:
             self.engine.count_experts()
         self.held, self.dtype = model.held, str(model.dtype)
         self.fingerprints = {"": self._fingerprint()}  # adapter -> `system_fingerprint`
+        self.identities = Identities(model, self.kernels)
 
     @property
     def name(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from coterie.config import Settings
 from coterie.config.kernels import Kernels
 from coterie.config.speculate import Speculate
+from coterie.config.system import user_state
 from coterie.hosting.keys import KeySettings
 
 
@@ -96,7 +96,7 @@ class ServeSettings(Settings):
         """The folder of the server's own state: `state_dir`, else coterie's as the XDG standard places it."""
         if self.state_dir is not None:
             return self.state_dir.expanduser()
-        return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "coterie"
+        return user_state()
 
     @property
     def locked(self) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coterie.checkpoints.checkpoint import Checkpoint
+from coterie.config import ConfigError
 from coterie.evidence.canonical import digest_bytes
 from coterie.families import config_to_hf
 from coterie.identity.files import weights_files
@@ -38,18 +39,53 @@ def model_identity(
     Errors: `CheckpointError` for files that cannot be read.
     """
     tree = weight_tree(model, checkpoint) if tree is None else tree
+    config = _published(model) if checkpoint is None else checkpoint.raw_config
+    return _identity(
+        name, tree, config, tokenizer, checkpoint, files, _lineage(model, checkpoint, tree, lineage)
+    )
+
+
+def stored_identity(checkpoint: Checkpoint, name: str, tree: WeightTree) -> ModelIdentity:
+    """The identity of a checkpoint's files, without building the model. `tree`: `stored_weight_tree`'s.
+
+    Errors: as `model_identity`.
+    """
+    lineage = _lineage(None, checkpoint, tree, ())
+    return _identity(name, tree, checkpoint.raw_config, checkpoint.tokenizer, checkpoint, True, lineage)
+
+
+def _identity(
+    name: str,
+    tree: WeightTree,
+    config: Mapping[str, Any] | None,
+    tokenizer: Tokenizer | None,
+    checkpoint: Checkpoint | None,
+    files: bool,
+    lineage: list[str],
+) -> ModelIdentity:
     generation = {} if checkpoint is None else checkpoint.generation_config
-    config = config_to_hf(model.config) if checkpoint is None else checkpoint.raw_config
     return ModelIdentity(
         name=name,
         weights_tensors=tree.root,
         weights_files=weights_files(checkpoint) if files and checkpoint is not None else None,
-        config=_digest({key: value for key, value in config.items() if key not in _ABOUT_FILES}),
+        config=None if config is None else _digest(_of_model(config)),
         tokenizer=None if tokenizer is None else tokenizer_digest(tokenizer),
         chat_template=None if tokenizer is None else template_digest(tokenizer),
         generation_config=_digest(generation) if generation else None,
-        lineage=_lineage(model, checkpoint, tree, lineage),
+        lineage=lineage,
     )
+
+
+def _published(model: Transformer) -> dict[str, Any] | None:
+    """The config.json that a model would have; None for one that no family can carry."""
+    try:
+        return config_to_hf(model.config)
+    except ConfigError:
+        return None
+
+
+def _of_model(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in _ABOUT_FILES}
 
 
 def tokenizer_digest(tokenizer: Tokenizer) -> str:
@@ -67,11 +103,11 @@ def template_digest(tokenizer: Tokenizer) -> str | None:
 
 
 def _lineage(
-    model: Transformer, checkpoint: Checkpoint | None, tree: WeightTree, known: Sequence[str]
+    model: Transformer | None, checkpoint: Checkpoint | None, tree: WeightTree, known: Sequence[str]
 ) -> list[str]:
     """The roots of the models that this one was made from: its base in memory, then those of its manifest."""
     found = list(known)
-    if model.adapter is not None and "full" not in model.adapter.train.values():
+    if model is not None and model.adapter is not None and "full" not in model.adapter.train.values():
         base = [leaf for leaf in tree.leaves.values() if not leaf.name.startswith(FURTHER)]
         found.append(WeightTree.of(base).root)
     if checkpoint is not None:

@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute, Route, Router
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from coterie.api.admin import adapters, feedback, status
+from coterie.api.admin import adapters, feedback, identity, status
 from coterie.api.anthropic import messages
 from coterie.api.anthropic.models import in_form_of_client
 from coterie.api.jobs import batches, files, fine_tuning
@@ -57,6 +57,7 @@ _ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
     ("GET", "/v1/models", in_form_of_client(status.models)),
     ("GET", "/v1/models/{name:path}", in_form_of_client(status.model)),
     ("GET", "/v1/moe/stats", status.moe_stats),
+    ("GET", "/v1/identity", identity.identity),
     ("GET", "/v1/adapters", adapters.listing),
     ("PUT", "/v1/adapters/{name}", adapters.add),
     ("DELETE", "/v1/adapters/{name}", adapters.remove),
