@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ from coterie.cli.output import answer
 
 if TYPE_CHECKING:
     from coterie.proof.difference import Difference
-    from coterie.verify.identity import Verdict
+    from coterie.verify.identity import Side, Verdict
 
 EITHER = (
     "A directory (model or adapter), hub id (owner/name), GGUF file or address of "
@@ -39,6 +40,13 @@ def verify(
             help="Allowed mean log-probability difference (nats); when given, nothing else decides.", min=0
         ),
     ] = None,
+    sign: Annotated[
+        str | None,
+        typer.Option(help="Where A and B are the same, sign with this private key that A is made from B."),
+    ] = None,
+    claims: Annotated[
+        str | None, typer.Option(help="Append the signed statement here (default: claims.jsonl next to A).")
+    ] = None,
     model_name: Annotated[
         str | None, typer.Option(help="The model's name at the server.", rich_help_panel=CONNECTION)
     ] = None,
@@ -49,24 +57,53 @@ def verify(
 
     Exits with 0 when they are the same, 1 when they differ, 2 when they could not be compared.
     """
-    from coterie.config import CoterieError
+    from coterie.config import ConfigError, CoterieError
     from coterie.remote.client import read_key
     from coterie.verify.identity import compare, open_side
 
+    if sign is None and claims is not None:
+        raise ConfigError("verify: --claims is where --sign writes; give --sign KEY")
     if b is None:
+        if sign is not None:
+            raise ConfigError("verify: --sign joins two models; give the one that A was made from")
         _verify_stored(a, as_json)
         return
     try:
         key = read_key(api_key_file)
+        signer = None if sign is None else _Signer(sign, claims)
         one, other = open_side(a, model_name, key), open_side(b, model_name, key)
         origin = open_side(base, model_name, key) if base is not None else None
         verdict = compare(one, other, origin, data, tolerance)
+        signed = (
+            None if signer is None or not verdict.same else signer.write(one, other, verdict, model_name, key)
+        )
     except CoterieError as error:
         error.exit_code = 2
         raise
-    answer(verdict.to_dict(), as_json, _verdict(verdict))
+    lines = [*_verdict(verdict), *([] if signed is None else [f"signed            {signed}"])]
+    answer(verdict.to_dict() | ({} if signed is None else {"signed": signed}), as_json, lines)
     if not verdict.same:
         raise SystemExit(1)
+
+
+class _Signer:
+    """Signs what `verify` found: the key is read before the comparison, which may take long."""
+
+    def __init__(self, key: str, claims: str | None) -> None:
+        from coterie.evidence.keys import SigningKey
+
+        self._key, self._claims = SigningKey.read(key), claims
+
+    def write(self, a: Side, b: Side, verdict: Verdict, model_name: str | None, key: str | None) -> str:
+        """Append the statement; the file it is in."""
+        from coterie.evidence.claims import append_claim
+        from coterie.verify.equivalence import claims_of, sign_equivalence
+        from coterie.verify.known import known_identity
+
+        path = claims_of(a) if self._claims is None else Path(self._claims)
+        derived, source = (known_identity(side.name, model_name, key) for side in (a, b))
+        append_claim(path, sign_equivalence(self._key, verdict, derived, source))
+        return str(path)
 
 
 def _verify_stored(path: str, as_json: bool) -> None:

@@ -20,6 +20,7 @@ from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.config import CheckpointError, CoterieError, ModelConfig
 from coterie.data.documents import document_ids
 from coterie.data.sources import Reading, read_sources
+from coterie.evidence.canonical import digest_of
 from coterie.families.registry import first_difference
 from coterie.gguf.readback import put_back
 from coterie.gguf.rounding import file_rounding
@@ -85,7 +86,7 @@ class Verdict:
     `same`: whether A and B are one model to their users; otherwise `reasons`, the most important first.
     `notes`: what could not be compared or does not decide. `unreached`: layer -> number of experts that no
     probe was routed to. `gravity`: of A between the tuned B and its base (see `proof.judge.judge`), where a
-    base was given.
+    base was given. `probes`: digest of the token ids that both were given.
     """
 
     a: str
@@ -98,6 +99,7 @@ class Verdict:
     tensors: TensorWalk | None
     gravity: float | None = None
     unreached: dict[int, int] = field(default_factory=dict)
+    probes: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types."""
@@ -168,7 +170,10 @@ def compare(
     reasons += _tokenizers(a, b, notes)
     _config_note(a, b, notes)
     unreached = _unreached(a.config, records[0]) or _unreached(b.config, records[1])
-    return Verdict(a.name, b.name, not reasons, reasons, notes, limit, found, tensors, gravity, unreached)
+    probes = digest_of(sequences)
+    return Verdict(
+        a.name, b.name, not reasons, reasons, notes, limit, found, tensors, gravity, unreached, probes
+    )
 
 
 def choose_sequences(sides: Sequence[Side], tokenizer: Tokenizer | None, data: str | None) -> list[list[int]]:
