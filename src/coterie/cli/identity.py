@@ -34,7 +34,7 @@ def identity(
     """Print the digests that name a model: of its tensors, files, tokenizer, template and settings.
 
     The digest of the tensors is the same however they are spread over files, and for the model that a server
-    runs. With --against, exits with 0 for the same model, 1 for another, 2 where that cannot be told.
+    runs. With --against, exits with 0 for the same model, 1 for another, 2 where nobody can say.
     """
     from coterie.config import CoterieError
     from coterie.remote.client import read_key

@@ -93,7 +93,9 @@ def test_the_tensors_are_hashed_once_and_the_server_answers_meanwhile(
     monkeypatch.setattr(identities, "weight_tree", slow)
     with ServerThread(Host.of(service(load(folder / "base")))) as server, ThreadPoolExecutor(3) as pool:
         asked = [pool.submit(call, server.url, "GET", "/v1/identity") for _ in range(3)]
-        answered = call(server.url, "POST", "/v1/completions", {"prompt": "Once", "max_tokens": 3})
+        answered = call(
+            server.url, "POST", "/v1/completions", {"model": "tiny", "prompt": "Once", "max_tokens": 3}
+        )
         assert answered[0] == 200, answered
         assert not any(one.done() for one in asked)
         go.set()
