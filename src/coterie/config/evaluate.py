@@ -32,7 +32,6 @@ class EvalConfig(Settings):
     band: int = Field(8, ge=0, description="Other wordings of each item that are tried.")
     band_items: int = Field(50, ge=1, description="Items that are asked in other wordings.")
     allow_code: bool = Field(False, description="Run the programs that replies hold, in the sandbox.")
-    data_index: tuple[str, ...] = Field((), description="Indexes of the training data.")
     dtype: str = Field("auto", description="What is computed in.")
     device: str = Field("auto", description="cpu, cuda, or auto.")
     quant: str | None = Field(None, description="What the weights are held in.")
