@@ -13,6 +13,7 @@ from markup import table
 from tables_decode import decoding
 from tables_distill import distillation
 from tables_gguf import gguf_blocks, gguf_load, int4_load, load_time
+from tables_index import contamination_index
 from tables_learn import learning
 from tables_mixers import mixers
 from tables_offload import offload
@@ -365,6 +366,7 @@ def render() -> str:
         ("plan.json", plan),
         ("densify.json", densify),
         ("operations.json", operations),
+        ("index.json", contamination_index),
         ("serve.json", serve),
         ("soak.json", soak),
         ("stall.json", stall),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -193,12 +193,13 @@ def save_adapter(
     tokenizer: Tokenizer | None = None,
     layout: Layout = "peft",
     probes: bool = True,
+    extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the adapter of `model` as a PEFT directory, whole or not at all.
 
     `base`: the checkpoint it belongs to; the hashes of the adapted tensors are stored. `probes`: also store
-    what the adapted model answers, for `check_adapter`. Errors: `CheckpointError` for a plain model or a path
-    that holds something else.
+    what the adapted model answers, for `check_adapter`. `extra`: further keys of the manifest.
+    Errors: `CheckpointError` for a plain model or a path that holds something else.
     """
     if model.adapter is None:
         raise CheckpointError(f"{path}: the model has no adapter to save; attach one first")
@@ -211,7 +212,8 @@ def save_adapter(
         model.train(mode)
     opened = Checkpoint.open(base) if base is not None else None
     templates = other_templates(opened, tokenizer)
-    write_adapter(path, take_adapter(model), model.config, model.adapter, opened, layout, recorded, templates)
+    adapter = take_adapter(model)
+    write_adapter(path, adapter, model.config, model.adapter, opened, layout, recorded, templates, extra)
 
 
 def write_adapter(
@@ -223,10 +225,12 @@ def write_adapter(
     layout: Layout = "peft",
     probes: ProbeRecord | None = None,
     templates: ChatTemplates | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Write an adapter directory, committed by rename; parts that PEFT cannot express are logged.
 
-    `templates`: the chat templates it was tuned with, if they are not the base's.
+    `templates`: the chat templates it was tuned with, if they are not the base's. `extra`: further keys of
+    the manifest.
 
     Errors: `CheckpointError` when `path` holds something that is not an adapter.
     """
@@ -262,7 +266,7 @@ def write_adapter(
             save_probes(target, probes)
         write_templates(target, templates or ChatTemplates())
 
-    commit_directory(final, write, {"adapter": stamp})
+    commit_directory(final, write, {"adapter": stamp, **(extra or {})})
 
 
 def check_adapter(files: AdapterFiles, model: Transformer, base: Checkpoint) -> MatrixRounding | None:

@@ -21,10 +21,11 @@ from coterie.adapters.files import AdapterFiles, check_adapter, layout_by_probes
 from coterie.adapters.independent import check_weights
 from coterie.adapters.peft_layouts import Layout
 from coterie.checkpoints.checkpoint import Checkpoint
-from coterie.checkpoints.commit import MANIFEST, commit_directory, require_free
+from coterie.checkpoints.commit import MANIFEST, commit_directory, read_manifest, require_free
 from coterie.checkpoints.quantised.settings import SIDE_FILES
 from coterie.checkpoints.tensor_writer import as_dtype, write_model_files
 from coterie.config import AdapterConfig, CheckpointError
+from coterie.contamination.lineage import joined
 from coterie.nn.transformer import Transformer
 from coterie.proof.difference import ROUNDED, SAME, Difference
 from coterie.proof.judge import Judgement, judge
@@ -209,11 +210,17 @@ def _copy_small_files(source: Checkpoint, target: Path) -> None:
 
 
 def _manifest(base: Checkpoint, files: AdapterFiles, settings: AdapterConfig | None) -> dict[str, Any]:
-    return base.travelling_manifest() | {
-        "parent": str(base.path),
-        "merged": {
-            "base": base.manifest.get("sha256") or str(base.path),
-            "adapter": str(files.path),
-            "config": settings.to_dict() if settings is not None else None,
-        },
-    }
+    added = read_manifest(files.path) if (files.path / MANIFEST).is_file() else {}
+    travels = base.travelling_manifest()
+    return (
+        travels
+        | joined([travels, added])
+        | {
+            "parent": str(base.path),
+            "merged": {
+                "base": base.manifest.get("sha256") or str(base.path),
+                "adapter": str(files.path),
+                "config": settings.to_dict() if settings is not None else None,
+            },
+        }
+    )

@@ -9,9 +9,10 @@ S chosen experts.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -162,11 +163,16 @@ def base_mark(model: Transformer, without: Iterable[str] = ()) -> BaseMark:
 
 
 def save_patch(
-    path: str | Path, model: Transformer, base: str | Path, tokenizer: Tokenizer | None = None
+    path: str | Path,
+    model: Transformer,
+    base: str | Path,
+    tokenizer: Tokenizer | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> Patch:
     """Write the trained subset of `model` (see `attach_subset`) as a patch. `base`: the name of its base.
 
-    `tokenizer`: its chat templates are written too if they are not the base's.
+    `tokenizer`: its chat templates are written too if they are not the base's. `extra`: further keys of the
+    manifest.
 
     Errors: `ConfigError` without a subset, `CheckpointError` when it cannot be written or `path` holds
     something else.
@@ -174,12 +180,19 @@ def save_patch(
     selection, tensors = attached_selection(model), patch_tensors(model)
     whole = [name for name in tensors if ".ffn.experts." not in name]
     patch = Patch(selection, tensors, base_mark(model, whole), model.config.family, str(base))
-    write_patch(Path(path), patch, other_templates(base, tokenizer))
+    write_patch(Path(path), patch, other_templates(base, tokenizer), extra)
     return patch
 
 
-def write_patch(path: Path, patch: Patch, templates: ChatTemplates | None = None) -> None:
+def write_patch(
+    path: Path,
+    patch: Patch,
+    templates: ChatTemplates | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
     """Write the directory of a patch, committed by rename. `templates`: those it was tuned with.
+
+    `extra`: further keys of the manifest.
 
     Errors: `CheckpointError` when `path` holds something that is not a patch, or cannot be written.
     """
@@ -199,7 +212,7 @@ def write_patch(path: Path, patch: Patch, templates: ChatTemplates | None = None
         write_json(directory / ABOUT, about, indent=2)
         write_templates(directory, templates or ChatTemplates())
 
-    commit_directory(path, write, {"kind": "patch"})
+    commit_directory(path, write, {"kind": "patch", **(extra or {})})
 
 
 def is_patch(path: str | Path) -> bool:

@@ -16,8 +16,10 @@ from torch import Tensor
 from coterie.adapters.own_templates import adopt_templates
 from coterie.adapters.patch import Patch, apply_patches, check_patch_base, is_patch, read_patch
 from coterie.checkpoints.checkpoint import Checkpoint, Loaded
+from coterie.checkpoints.commit import read_manifest
 from coterie.checkpoints.directory import save_model
 from coterie.config import CheckpointError
+from coterie.contamination.lineage import joined
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,9 @@ def apply_to_checkpoint(base: str | Path | Checkpoint, patches: Sequence[str | P
     applied = apply_patches(loaded.model, [read_patch(path) for path in patches])
     for path in patches:
         adopt_templates(loaded.checkpoint, path)
-    _save(
-        loaded,
-        out,
-        {"parent": loaded.checkpoint.name, "patches": [str(Path(path).resolve()) for path in patches]},
-    )
+    named = {"parent": loaded.checkpoint.name, "patches": [str(Path(path).resolve()) for path in patches]}
+    stages = joined([loaded.checkpoint.manifest, *(read_manifest(Path(path)) for path in patches)])
+    _save(loaded, out, named | stages)
     return sum(one.patch.num_parameters for one in applied)
 
 

@@ -55,11 +55,11 @@ def read_trainable(directory: Path, model: Transformer) -> None:
 
 
 def save_result(tuned: Tuned, path: Path, about: Mapping[str, Any]) -> None:
-    """Write the adapter, patch or model of a finished run. `about`: further keys of a model's manifest."""
+    """Write the adapter, patch or model of a finished run. `about`: further keys of the manifest."""
     if tuned.kind == "adapter":
-        save_adapter(path, tuned.model, tuned.base, tuned.tokenizer)
+        save_adapter(path, tuned.model, tuned.base, tuned.tokenizer, extra=about)
     elif tuned.kind == "patch":
-        save_patch(path, tuned.model, tuned.origin, tuned.tokenizer)
+        save_patch(path, tuned.model, tuned.origin, tuned.tokenizer, about)
     else:
         manifest = {"recipe": "tune", "parent": tuned.origin, **about}
         generation = Checkpoint.open(tuned.base).generation

@@ -186,6 +186,16 @@ VERBS = {
         },
         section=LOOK,
     ),
+    "index": Verb(
+        "Which evaluation items are in the text that a model was trained on.",
+        inner={
+            "build": Verb("Index text that was not packed here.", "index:build"),
+            "query": Verb("Sort items into clean, contaminated and unscannable.", "index:query"),
+            "export": Verb("Write the form of an index that can be shared.", "index:export"),
+            "show": Verb("The stages behind a model and what their indexes have seen.", "index:show"),
+        },
+        section=CHECK,
+    ),
     "task": Verb(
         "Tasks with checkable answers: list, show, check, write rows.",
         inner={

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from coterie.config.base import Settings
+from coterie.config.base import Settings, suggest
 from coterie.config.errors import ConfigError, DataError
 from coterie.config.files import file_sha256
 from coterie.config.json_text import JsonError, parse_json_object
@@ -40,10 +40,24 @@ if TYPE_CHECKING:
 FORMAT = 1
 FREQUENT = 8  # documents: of fingerprints below, an index does not keep how many documents have them
 PIECE_RATE = 1e-7  # of false finds among short questions, each of which is asked for once
-STAGES = ("pretrain", "continue", "tune", "reinforce", "reject", "distill")
 Stage = Literal["pretrain", "continue", "tune", "reinforce", "reject", "distill"]
+_STAGES: dict[str, Stage] = {
+    "pretrain": "pretrain",
+    "continue": "continue",
+    "tune": "tune",
+    "reinforce": "reinforce",
+    "reject": "reject",
+    "distill": "distill",
+}
 _TYPES = {"U64": "<u8", "U32": "<u4", "F32": "<f4", "U8": "|u1"}
 _NAMES = {np.dtype(code).str: name for name, code in _TYPES.items()}
+
+
+def as_stage(name: str) -> Stage:
+    """The stage of a name. Errors: `ConfigError` for an unknown one."""
+    if name not in _STAGES:
+        raise ConfigError(f"stage '{name}': choose one of {', '.join(_STAGES)}{suggest(name, _STAGES)}")
+    return _STAGES[name]
 
 
 class IndexedSource(Settings):

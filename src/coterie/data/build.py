@@ -1,6 +1,7 @@
 """`prepare`: from sources to token shards with a data card, done once and found again.
 
     read_sources -> deduplicate -> split -> mixture weights, seeded order -> tokenizer -> write_shards
+                                                                              `-> contamination index
 
 The result is one directory named by a hash of everything that decides its content. It is written under a
 temporary name and renamed when complete, so a directory with its final name is whole. Reuse still checks the
@@ -24,10 +25,13 @@ from coterie.config.data import DataConfig
 from coterie.config.errors import DataError
 from coterie.config.files import file_sha256, read_json, write_json
 from coterie.config.temporaries import remove_dead, temporary
+from coterie.contamination.builder import IndexBuilder
+from coterie.contamination.index import ContaminationIndex
 from coterie.data.card import DataCard, count_slices
 from coterie.data.dedup import deduplicate
 from coterie.data.documents import Document
 from coterie.data.heldout import HeldoutDocument
+from coterie.data.indexed import add_document
 from coterie.data.progress import Ticker, counted
 from coterie.data.rows import PackedRows
 from coterie.data.shards import Shards, open_shards, write_shards
@@ -38,6 +42,7 @@ from coterie.text.tokenizer import Tokenizer
 
 _log = logging.getLogger("coterie")
 
+INDEX = "train.index"
 _FORMAT = 3  # raise when the same settings and sources would give other tokens
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -62,6 +67,11 @@ class Prepared:
     card: DataCard
     row_length: int
     reused: bool
+
+    @property
+    def index(self) -> ContaminationIndex:
+        """What the training text holds, by its fingerprints (`coterie.contamination`)."""
+        return ContaminationIndex.open(self.directory / INDEX)
 
     def train_rows(self, row_length: int | None = None) -> PackedRows:
         """Training rows of `row_length` tokens (default: the settings')."""
@@ -150,12 +160,18 @@ def _build(config: DataConfig, directory: Path) -> None:
         raise DataError("the mixture weights leave no training document; raise them or give more text")
     tokenizer = given or _train_tokenizer(config.vocab_size, train)
     tokenizer.save(directory / "tokenizer")
+    builder = IndexBuilder("pretrain")
     shards = {
         "train": write_shards(
-            counted(train, Ticker("data: documents encoded"), len(train)), tokenizer, directory / "train"
+            counted(train, Ticker("data: documents encoded"), len(train)),
+            tokenizer,
+            directory / "train",
+            seen=lambda document, tokens: add_document(builder, document, tokens, tokenizer),
         ),
         "heldout": write_shards(heldout, tokenizer, directory / "heldout"),
     }
+    packed = file_sha256(directory / "train" / "shard.json")
+    builder.finish(shards["train"].num_tokens, packed).write(directory / INDEX)
     notes = ("so few documents that one was moved to fill an empty side of the split",) if forced else ()
     card = DataCard(
         read_documents=report.documents,
@@ -183,6 +199,9 @@ def _open(directory: Path, config: DataConfig) -> Prepared:
     tokenizer = Tokenizer.load(directory / "tokenizer")
     train = open_shards(directory / "train", tokenizer, verify=True)
     heldout = open_shards(directory / "heldout", tokenizer, verify=True)
+    seen = ContaminationIndex.open(directory / INDEX).header
+    if (seen.tokens, seen.data) != (train.num_tokens, file_sha256(directory / "train" / "shard.json")):
+        raise DataError(f"{directory / INDEX}: is of other text than the shards")
     try:
         card = DataCard.from_dict(read_json(directory / "card.json", error=DataError))
     except (AttributeError, ValueError, KeyError, TypeError) as error:

@@ -8,7 +8,7 @@ slice names, the tokenizer's hash, and size and SHA-256 of every file.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -98,10 +98,12 @@ def write_shards(
     tokenizer: Tokenizer,
     directory: str | Path,
     tokens_per_shard: int = _TOKENS_PER_SHARD,
+    seen: Callable[[Document, int], None] | None = None,
 ) -> Shards:
     """Encode documents in the given order and write them below `directory`.
 
-    `shard.json` is written last and makes the directory readable.
+    `shard.json` is written last and makes the directory readable. `seen`: called with every document that
+    was written and the number of its tokens.
     Errors: `DataError` if a conversation cannot be rendered.
     """
     directory = Path(directory)
@@ -112,7 +114,7 @@ def write_shards(
     stream, number = iter(documents), 0
     batches = iter(lambda: list(islice(stream, _BATCH)), [])
     while _write_one(
-        directory, f"shard-{number:05d}", batches, tokenizer, width, names, files, tokens_per_shard
+        directory, f"shard-{number:05d}", batches, tokenizer, width, names, files, tokens_per_shard, seen
     ):
         number += 1
     sidecar = {
@@ -137,6 +139,7 @@ def _write_one(
     names: dict[str, int],
     files: dict[str, dict[str, Any]],
     tokens_per_shard: int,
+    seen: Callable[[Document, int], None] | None,
 ) -> bool:
     """Write one shard from the next batches of documents. Without any, write nothing and return False."""
     lengths: list[int] = []
@@ -151,6 +154,9 @@ def _write_one(
             flat = np.array([token for ids in encoded for token in ids], dtype=width)
             stream.write(flat.tobytes())
             total += len(flat)
+            if seen is not None:
+                for document, ids in zip(batch, encoded, strict=True):
+                    seen(document, len(ids))
             if total >= tokens_per_shard:
                 break
     if not lengths:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from coterie.checkpoints.directory import load_state_into, save_model
+from coterie.checkpoints.locate import locate
 from coterie.checkpoints.tensor_writer import write_model_files
 from coterie.config import ConfigError
 from coterie.config.codistil import CONTROL
@@ -21,6 +22,7 @@ from coterie.machine.facts import versions
 from coterie.nn.transformer import Transformer
 from coterie.recipes.heldout import EVAL_TOKENS, evaluation_documents, heldout_bits, heldout_scores
 from coterie.recipes.pretrainer import trainer_of
+from coterie.recipes.trained_stages import trained
 from coterie.results.codistil import CodistilRecord, StudentRecord
 from coterie.train.codistil import Codistillation, SharedForward
 from coterie.train.lockstep import Lockstep
@@ -128,12 +130,20 @@ class Students:
             for name, model in models.items():
                 about = {
                     "recipe": "codistil",
+                    **self._stage(name),
                     "metrics": {"heldout_bits_per_byte": bits_per_byte(scores[name])},
                 }
                 save_model(out / FOLDER / name, model, self.prepared.tokenizer, extra=about, probes=True)
             write_json(out / REPORT, record.to_dict())
         self.teacher.processes.wait()
         return record
+
+    def _stage(self, name: str) -> dict[str, Any]:
+        """What a manifest says of the text: that of the teacher's run, after the student's own past."""
+        assert self.config.codistil is not None
+        given = self.config.codistil.students[name.removesuffix(CONTROL)].model.get("from")
+        parent = None if given is None else locate(given, weights=False)
+        return trained(self.config.out, "distill", self.prepared.index, self.teacher.tokens, parent)
 
     def _model(self, name: str) -> Transformer:
         model = self.lockstep.members[name].model

@@ -36,6 +36,7 @@ from coterie.recipes.distill_student import build_student
 from coterie.recipes.distill_teacher import Teacher, own_tokenizer, require_same_ids
 from coterie.recipes.pretrainer import FRESH_RATE
 from coterie.recipes.run import Run, build_trainer, check_same, execute, open_run
+from coterie.recipes.trained_stages import trained
 from coterie.report.distill_page import write_distill_page
 from coterie.results.distill import DistillRecord, LearntPart, TargetFacts
 from coterie.train.callbacks import STOPPED, Evaluate, read_records
@@ -316,10 +317,12 @@ def _save_student(
 ) -> None:
     about: dict[str, Any] = {"recipe": "distill", "teacher": config.teacher}
     about["metrics"] = {name: getattr(record, name) for name in ("steps", "tokens", "student_score")}
-    generation = None
+    generation = parent = None
     if "from" in config.student:
         about["parent"] = config.student["from"]
-        generation = Checkpoint.open(config.student["from"]).generation
+        checkpoint = Checkpoint.open(config.student["from"])
+        generation, parent = checkpoint.generation, checkpoint.path
+    about |= trained(config.out, "distill", found.index(), record.tokens, parent)
     save_model(path, model, found.tokenizer, extra=about, generation=generation, probes=True)
 
 

@@ -10,7 +10,9 @@ from coterie.config.data import DataConfig
 from coterie.config.distill import DistillConfig
 from coterie.config.errors import ConfigError
 from coterie.config.tune import TuneConfig
+from coterie.contamination.index import ContaminationIndex
 from coterie.data.build import prepare
+from coterie.data.indexed import index_examples
 from coterie.data.rows import Row
 from coterie.data.teacher_targets import rows_digest
 from coterie.data.tuning_rows import prepare_examples
@@ -26,7 +28,7 @@ class Lessons:
     """Rows to learn from, and how a model does on held-out ones.
 
     `watched` and `judged` measure a model: the first during training, the second at its ends. `measure`: what
-    they measure, in words. `digest`: of all rows.
+    they measure, in words. `digest`: of all rows. `index`: what their text holds (`coterie.contamination`).
     """
 
     rows: Sequence[Row]
@@ -37,6 +39,7 @@ class Lessons:
     measure: str
     about: str
     digest: str
+    index: Callable[[], ContaminationIndex]
     bytes_per_token: float | None = None
 
 
@@ -76,6 +79,7 @@ def _text(data: DataConfig, config: DistillConfig, home: Path) -> Lessons:
         measure="bits per byte of held-out text",
         about=f"{total.documents:,} documents, {total.tokens:,} tokens",
         digest=rows_digest(prepared.train_rows()),
+        index=lambda: prepared.index,
         bytes_per_token=prepared.card.bytes_per_token,
     )
 
@@ -109,4 +113,5 @@ def _examples(config: DistillConfig, tokenizer: Tokenizer, max_positions: int) -
         measure="bits per token of held-out examples",
         about=f"{len(data.examples):,} examples ({data.format}), {data.num_tokens:,} tokens",
         digest=rows_digest(data.rows),
+        index=lambda: index_examples(data.examples, data.rows, tokenizer, "distill"),
     )

@@ -24,6 +24,7 @@ from coterie.recipes.continued import Continued, evaluation_interval
 from coterie.recipes.heldout import EVAL_TOKENS, evaluation_documents, heldout_bits
 from coterie.recipes.pretrainer import pretrainer, stated_training
 from coterie.recipes.run import Run, execute, open_run
+from coterie.recipes.trained_stages import trained
 from coterie.results.codistil import CodistilRecord
 from coterie.results.tuning import TuningRecord
 from coterie.train.callbacks import Callback, Evaluate, read_records
@@ -165,7 +166,7 @@ def _finish(
             final,
             model,
             prepared.tokenizer,
-            extra=manifest | {"metrics": metrics},
+            extra=manifest | {"metrics": metrics} | _stage(config, prepared, trainer.tokens),
             generation=generation,
             probes=True,
         )
@@ -178,6 +179,14 @@ def _finish(
         write()
     trainer.processes.wait()
     return TrainResult(final, trainer.step_count, trainer.tokens, trainer.seconds, reason, bits, record)
+
+
+def _stage(config: TrainConfig, prepared: Prepared, tokens: int) -> dict[str, Any]:
+    """What the manifest says of the text: the index of this stage, and those of the given model."""
+    given = config.model.get("from")
+    if given is None:
+        return trained(config.out, "pretrain", prepared.index, tokens)
+    return trained(config.out, "continue", prepared.index, tokens, locate(given, weights=False))
 
 
 def _check_same_text(checkpoint: Path, prepared: Prepared) -> None:

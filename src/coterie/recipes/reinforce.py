@@ -14,6 +14,8 @@ from coterie.proof.records import probe
 from coterie.recipes.reinforce_parts import ReinforceParts
 from coterie.recipes.reinforce_report import PAGE, RECORD, START, draw_run, is_reinforce_run, read_start
 from coterie.recipes.run import check_same, execute, open_run
+from coterie.recipes.trained_stages import trained_method
+from coterie.reinforce.indexed import index_rollouts
 from coterie.reinforce.pool import read_pool
 from coterie.results.reinforce import ReinforceRecord, ReinforceStart
 from coterie.tasks import load_task
@@ -74,7 +76,9 @@ def run_reinforce(config: ReinforceConfig, resume_hint: str = "the same command"
         record = parts.record(start, parts.measured(), reason, warnings)
         path = Path(config.out) / parts.tuned.kind
         if processes.is_main:
-            save_result(parts.tuned, path, {"metrics": {"steps": trainer.step_count}})
+            index = index_rollouts(parts.source.folder, trainer.tokens)
+            about = {"metrics": {"steps": trainer.step_count}}
+            save_result(parts.tuned, path, about | trained_method(config, parts.tuned, index, trainer.tokens))
             again = probe(load_result(parts.tuned, path), parts.tuned.tokenizer)
             proof = prove(first, probe(parts.tuned.model, parts.tuned.tokenizer), again, path)
             record = record.model_copy(update={"proof": proof})

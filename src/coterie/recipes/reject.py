@@ -59,7 +59,7 @@ def run_reject(config: RejectConfig, resume_hint: str = "the same command") -> R
     levels = read_levels(config.levels, family.levels) if pool is None else list(pool.by_level)
     require_passed(family)
     sampled = _sample(config, family, levels, pool)
-    result = run_tune(config.tuning(), resume_hint)
+    result = run_tune(config.tuning(), resume_hint, stage="reject")
     if result.path is None:
         raise StoppedError(f"stopped in tuning; to go on: {resume_hint}", STOPPED[result.reason])
     count = (levels, config.eval_problems, config.seed)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from coterie.config.tune import TuneConfig
+from coterie.contamination.index import Stage
 from coterie.data.heldout import retention_documents
 from coterie.evaluate.tuning import measure
 from coterie.machine.processes import Processes
@@ -60,12 +61,14 @@ def tune(model: str, data: str | Sequence[str], **settings: Any) -> TuneResult:
     return run_tune(TuneConfig.from_dict({"model": str(model), "data": sources} | settings, "tune"))
 
 
-def run_tune(config: TuneConfig, resume_hint: str = "the same command", dry_run: bool = False) -> TuneResult:
+def run_tune(
+    config: TuneConfig, resume_hint: str = "the same command", dry_run: bool = False, stage: Stage = "tune"
+) -> TuneResult:
     """Run the tuning that `config` describes, or resume it.
 
     Writes `config.out`: `config.yaml`, `metrics.jsonl`, `checkpoints/step-NNNNNN`, `report.json`, and the
     result as `adapter` (in PEFT's format), `patch` or `model`, as the method says. `dry_run`: log the plan
-    and the cost, and write nothing.
+    and the cost, and write nothing. `stage`: what the index of the examples calls this training.
     Errors: `CoterieError` subclasses, one line each; an incomplete result is removed.
     """
     if dry_run:
@@ -75,7 +78,7 @@ def run_tune(config: TuneConfig, resume_hint: str = "the same command", dry_run:
         _log.info("%s", cost.words())
         return TuneResult(None, run.tuned.kind, "dry run", 0, 0, 0.0, record, cost)
     with open_run(config) as processes:
-        run = build_run(config, processes)
+        run = build_run(config, processes, stage)
         tuned, trainer, config = run.tuned, run.trainer, run.config
         check_same(config, run.stated, run.inputs)  # before the measurements, which take time
         documents = retention_documents(config.retention, tuned.tokenizer, run.data.num_measured_tokens)

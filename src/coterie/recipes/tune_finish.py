@@ -16,6 +16,7 @@ from coterie.machine.facts import versions
 from coterie.machine.system import peak_memory_bytes
 from coterie.proof.records import probe
 from coterie.recipes.retention import require_remembered
+from coterie.recipes.trained_stages import trained_method
 from coterie.recipes.tune_report import with_report
 from coterie.recipes.tune_run import TuneRun
 from coterie.report.tuning_page import tuning_lines
@@ -78,7 +79,8 @@ def _write(run: TuneRun, path: Path, before: Measured, after: Measured, record: 
 
     def write() -> dict[str, Any]:
         require_remembered(config, record.retention, "tuning")
-        save_result(run.tuned, path, {"metrics": {"steps": trainer.step_count, "tokens": trainer.tokens}})
+        about = {"metrics": {"steps": trainer.step_count, "tokens": trainer.tokens}}
+        save_result(run.tuned, path, about | trained_method(config, run.tuned, run.index(), trainer.tokens))
         reloaded = probe(load_result(run.tuned, path), run.tuned.tokenizer)
         return {"proof": prove(before.probes, after.probes, reloaded, path)}
 

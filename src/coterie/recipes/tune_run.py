@@ -11,6 +11,8 @@ from coterie.adapters.trainable import Tuned, continued, prepare_model
 from coterie.adapters.tuned import read_trainable
 from coterie.config.effects import Facts
 from coterie.config.tune import TuneConfig
+from coterie.contamination.index import ContaminationIndex, Stage
+from coterie.data.indexed import index_examples
 from coterie.data.tuning_rows import TuneData, prepare_examples
 from coterie.evaluate.tuning import held_out_metrics
 from coterie.machine.device import choose_device, choose_dtype
@@ -36,8 +38,8 @@ _log = logging.getLogger("coterie")
 class TuneRun:
     """The parts of one run.
 
-    `coverage`: checks what gradients reach. `stated`: the settings with every choice made. `inputs`: what is
-    read, in words -> a hash of its content.
+    `stage`: what its index calls it. `coverage`: checks what gradients reach. `stated`: the settings with
+    every choice made. `inputs`: what is read, in words -> a hash of its content.
     """
 
     config: TuneConfig
@@ -47,9 +49,14 @@ class TuneRun:
     coverage: Coverage
     stated: dict[str, Any]
     inputs: dict[str, str]
+    stage: Stage = "tune"
+
+    def index(self) -> ContaminationIndex:
+        """What the examples that are trained on hold (`coterie.contamination`)."""
+        return index_examples(self.data.examples, self.data.rows, self.tuned.tokenizer, self.stage)
 
 
-def build_run(config: TuneConfig, processes: Processes) -> TuneRun:
+def build_run(config: TuneConfig, processes: Processes, stage: Stage = "tune") -> TuneRun:
     """Load the model and the examples, and build the trainer, without callbacks.
 
     Errors: `ConfigError`, `DataError`, `CheckpointError`.
@@ -84,7 +91,7 @@ def build_run(config: TuneConfig, processes: Processes) -> TuneRun:
     )
     stated = stated_settings(config, tuned, data, optimiser)
     inputs = run_inputs(config, tuned, data)
-    return TuneRun(config, tuned, data, trainer, Coverage(tuned.asked), stated, inputs)
+    return TuneRun(config, tuned, data, trainer, Coverage(tuned.asked), stated, inputs, stage)
 
 
 def log_plan(run: TuneRun) -> list[GroupPlan]:

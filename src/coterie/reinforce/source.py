@@ -285,6 +285,7 @@ def _kept(group: RolloutGroup, rollout: Rollout, advantage: float | None) -> dic
         "learnt": advantage is not None,
         "advantage": advantage,
         "ids": rollout.ids,
+        "tokens": len(rollout.whole),
         "logprobs": [round(value, 5) for value in rollout.logprobs],
         **(several if rollout.num_replies > 1 else {}),
     }
