@@ -162,6 +162,26 @@ def test_text_that_was_not_packed_is_indexed(
     )
 
 
+def test_known_items_are_found_before_training(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, asked_for = str(runs / "dirty.jsonl"), str(runs / "items.jsonl")
+    found = asked(capsys, "find", asked_for, text)["found"]
+    assert [(one["item"], one["number"]) for one in found[:16]] == [
+        (ASKED[at].id, 121 + 2 * at + copy) for at in range(8) for copy in (0, 1)
+    ]
+    assert [(one["item"], one["number"]) for one in found[16:]] == [("short", 137 + at) for at in range(3)]
+    data = {"sources": [text], "vocab_size": 300, "row_length": 64, "exclude": {"items": asked_for}}
+    config = write_config(tmp_path, Path(text), tmp_path / "out", steps=2, save_every=0, data=data)
+    line = fails(capsys, "train", str(config))
+    assert "dirty.jsonl:121: holds evaluation item 'item-0' (30 units in a row), one of 19" in line
+    call("train", str(config), "data.exclude.on_found=drop")
+    record = asked(capsys, "query", str(tmp_path / "out"), asked_for)
+    assert "contaminated" not in classes(record).values()
+    card = json.loads((tmp_path / "out/model/coterie.json").read_text())["data_card"]
+    assert card["dropped"]["holds an evaluation item"] == 19
+
+
 def test_bad_input_is_one_line(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = str(runs / "items.jsonl")
     assert "no such index, run or model" in fails(capsys, "index", "query", str(tmp_path / "none"), good)

@@ -133,6 +133,30 @@ def show(target: Target, index: More = None, key_file: KeyFile = None, as_json: 
     answer({"stages": facts}, as_json, _stage_lines(stages))
 
 
+def find(
+    items: Items,
+    sources: Sources,
+    least_run: Annotated[int, typer.Option(help="Units in a row that count as found.", min=8)] = 13,
+    as_json: Json = False,
+) -> None:
+    """Name the documents that hold evaluation items, before anything is trained on them.
+
+    In the settings of a run, data.exclude.items stops it at such a document, or leaves the document out.
+    """
+    from coterie.data.indexed import find_items
+    from coterie.data.sources import read_sources
+
+    documents = list(read_sources(sources))
+    found = find_items(documents, [items], least_run)
+    facts = [
+        {"source": documents[one.document].source, "number": documents[one.document].number}
+        | {"item": one.item, "units": one.units, "words": one.words}
+        for one in found
+    ]
+    lines = (f"{one['source']}:{one['number']}: item {one['item']}, {one['units']} units" for one in facts)
+    answer({"found": facts, "documents": len(documents)}, as_json, [*lines, f"{len(facts):,} found"])
+
+
 def _header(index: Any) -> dict[str, Any] | None:
     return None if index is None else index.header.to_dict()
 

@@ -192,6 +192,7 @@ VERBS = {
             "build": Verb("Index text that was not packed here.", "index:build"),
             "query": Verb("Sort items into clean, contaminated and unscannable.", "index:query"),
             "export": Verb("Write the form of an index that can be shared.", "index:export"),
+            "find": Verb("Name the documents that hold evaluation items.", "index:find"),
             "show": Verb("The stages behind a model and what their indexes have seen.", "index:show"),
         },
         section=CHECK,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -23,11 +23,29 @@ class SourceConfig(Settings):
     max_bytes: int | None = Field(None, gt=0)
 
 
+class ExcludedItems(Settings):
+    """Evaluation items that must not be trained on.
+
+    `items`: JSONL files with id, question and answer. `on_found`: what to do with a document that holds
+    `least_run` units in a row of an item (docs/contamination.md): end the run, or leave the document out.
+    """
+
+    items: tuple[str, ...] = Field(min_length=1)
+    on_found: Literal["stop", "drop"] = "stop"
+    least_run: int = Field(13, ge=8)
+
+    @field_validator("items", mode="before", json_schema_input_type=str | tuple[str, ...])
+    @classmethod
+    def _one(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
 class DataConfig(Settings):
     """How sources become token shards. A source may be written as its path alone.
 
-    `tokenizer`: a directory with tokenizer.json; None trains one of `vocab_size` on the training side.
-    `heldout_fraction`: share of documents kept for evaluation, chosen by their content.
+    `exclude`: evaluation items whose documents are not trained on. `tokenizer`: a directory with
+    tokenizer.json; None trains one of `vocab_size` on the training side. `heldout_fraction`: share of
+    documents kept for evaluation, chosen by their content.
     """
 
     sources: tuple[SourceConfig, ...] = Field((SourceConfig(path="primer"),), min_length=1)
@@ -41,6 +59,7 @@ class DataConfig(Settings):
     dedup_near: bool = True
     near_threshold: float = Field(0.8, gt=0, le=1)
     max_bytes: int | None = Field(None, gt=0)
+    exclude: ExcludedItems | None = None
 
     @field_validator("sources", mode="before", json_schema_input_type=str | tuple[str | SourceConfig, ...])
     @classmethod

@@ -47,13 +47,14 @@ class Part:
 class ItemUnits:
     """The units of all items. Arrays of (n,) have one entry for each unit, where a gram begins.
 
-    `valid`: whether one begins there; `smallest`: whether it is the smallest of a window; `template`: whether
-    many items share it. `items`: the parts of each. `pieces` (p,): hashes of short items with their answers,
-    of `piece_units`; `joins` (j,): of the end of a question and the beginning of its answer; which of them
-    belong to each item is in `item_pieces` and `item_joins`.
+    `hashes`: of the units; `valid`: whether a gram begins there; `smallest`: whether it is the smallest of a
+    window; `template`: whether many items share it. `items`: the parts of each. `pieces` (p,): hashes of
+    short items with their answers, of `piece_units`; `joins` (j,): of the end of a question and the beginning
+    of its answer; which of them belong to each item is in `item_pieces` and `item_joins`.
     """
 
     items: list[list[Part]]
+    hashes: npt.NDArray[np.uint64]
     grams: npt.NDArray[np.uint64]
     valid: npt.NDArray[np.bool_]
     smallest: npt.NDArray[np.bool_]
@@ -88,6 +89,7 @@ class ItemUnits:
         joins, join_slices, join_owners = _joins(parts, hashes, ranges)
         return ItemUnits(
             items=parts,
+            hashes=hashes,
             grams=grams,
             valid=valid,
             smallest=winnowed(grams, valid, documents[:-1]),

@@ -6,13 +6,14 @@ A row has `id`, a question (`question`, `prompt` or `messages`), `answer`, and p
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from coterie.config.errors import DataError
-from coterie.config.files import read_bytes
+from coterie.config.files import file_sha256, read_bytes
 from coterie.config.json_text import JsonError, JsonLimits, parse_json
 
 _QUESTIONS = ("question", "prompt", "messages")
@@ -56,6 +57,19 @@ def read_items(path: str | Path) -> list[QueriedItem]:
             raise DataError(f"{path}: {error}") from None
         return items_of(enumerate(rows if isinstance(rows, list) else [rows], 1), str(path))
     return items_of(_lines(raw, path), str(path))
+
+
+def items_digest(paths: Sequence[str]) -> str:
+    """One SHA-256 of several files of items. Errors: `DataError` for one that cannot be read."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            digest.update(bytes.fromhex(file_sha256(Path(path))))
+        except OSError as error:
+            raise DataError(
+                f"{path}: cannot be read ({error.strerror}); give a JSONL file of items"
+            ) from None
+    return digest.hexdigest()
 
 
 def _lines(raw: bytes, path: Path) -> Iterable[tuple[int, Any]]:

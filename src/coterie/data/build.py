@@ -27,11 +27,12 @@ from coterie.config.files import file_sha256, read_json, write_json
 from coterie.config.temporaries import remove_dead, temporary
 from coterie.contamination.builder import IndexBuilder
 from coterie.contamination.index import ContaminationIndex
+from coterie.contamination.items import items_digest
 from coterie.data.card import DataCard, count_slices
 from coterie.data.dedup import deduplicate
 from coterie.data.documents import Document
 from coterie.data.heldout import HeldoutDocument
-from coterie.data.indexed import add_document
+from coterie.data.indexed import add_document, without_items
 from coterie.data.progress import Ticker, counted
 from coterie.data.rows import PackedRows
 from coterie.data.shards import Shards, open_shards, write_shards
@@ -130,6 +131,8 @@ def _key(config: DataConfig) -> str:
 
     settings = config.to_dict()
     del settings["row_length"]  # rows are cut when read
+    if settings.pop("exclude") is not None and config.exclude is not None:
+        settings["exclude"] = [items_digest(config.exclude.items), *config.exclude.to_dict().items()]
     tokenizer = None
     if config.tokenizer is not None:
         files = [Path(config.tokenizer) / name for name in _TOKENIZER_FILES]
@@ -154,6 +157,8 @@ def _build(config: DataConfig, directory: Path) -> None:
     _log.info(f"data: read {report.documents:,} documents, {report.num_bytes:,} bytes")
     kept, dropped = deduplicate(documents, config.dedup_exact, config.dedup_near, config.near_threshold)
     _log.info(f"data: {len(kept):,} documents after removing {sum(dropped.values()):,} repeated ones")
+    if config.exclude is not None:
+        kept, dropped["holds an evaluation item"] = without_items(kept, config.exclude)
     train, heldout, forced = split(kept, config.heldout_fraction)
     train = _mixed(train, config.seed)
     if not train:

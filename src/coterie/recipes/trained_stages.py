@@ -15,13 +15,13 @@ from coterie.adapters.trainable import Tuned
 from coterie.checkpoints.commit import MANIFEST, read_manifest
 from coterie.config.errors import DataError
 from coterie.config.method_run import MethodRun
-from coterie.config.temporaries import temporary
 from coterie.contamination.index import ContaminationIndex
 from coterie.contamination.lineage import (
     FOLDER,
     SUFFIX,
     TRAINING,
     TrainedStage,
+    file_of,
     find,
     keep,
     named_stage,
@@ -53,12 +53,10 @@ def trained(
     folder = Path(out) / FOLDER
     path = index.path
     if path is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        with temporary(folder / f"{stage}{SUFFIX}") as part:
-            index.write(part.with_suffix(".new"))
-            part.with_suffix(".new").replace(part)
-            entry = named_stage(stage, part, trained_tokens)
-            keep(entry, part, folder)
+        path = folder / f"{stage}{SUFFIX}"
+        index.write(path)
+        entry = named_stage(stage, path, trained_tokens)
+        path.replace(file_of(entry, folder))
     else:
         entry = named_stage(stage, path, trained_tokens)
         keep(entry, path, folder)
