@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from coterie.config.errors import DataError
-from coterie.contamination.lineage import TrainedStage, find, joined, keep, named_stage, plain, stages_of
+from coterie.contamination.lineage import (
+    TrainedStage,
+    find,
+    gaps,
+    joined,
+    keep,
+    named_stage,
+    plain,
+    stages_of,
+)
 from tests.contamination.support import index_of
 
 
@@ -30,6 +39,22 @@ def test_an_unusable_entry_is_one_line(entry: object):
     with pytest.raises(DataError, match="m: ") as error:
         stages_of({"training": entry}, "m")
     assert "\n" not in str(error.value)
+
+
+def test_gaps_are_named():
+    whole = TrainedStage(stage="pretrain", index="a" * 64, tokens=9, trained_tokens=90, coverage=1.0)
+    assert not gaps([whole])
+    assert gaps(
+        [
+            *stages_of({}, "m"),
+            whole.model_copy(update={"coverage": 0.5}),
+            whole.model_copy(update={"tokens": 0}),
+        ]
+    ) == [
+        "stage earlier has no index: nothing says what it was trained on",
+        "the index of stage pretrain has seen 50.0% of its tokens",
+        "stage pretrain trained on 90 tokens and its index has none",
+    ]
 
 
 def test_joined_manifests_name_every_stage_once():

@@ -67,6 +67,21 @@ def stages_of(manifest: Mapping[str, Any], where: str) -> list[TrainedStage]:
         raise DataError(str(error)) from None
 
 
+def gaps(stages: Sequence[TrainedStage]) -> list[str]:
+    """One line for each stage of which an index does not know all text; a release needs none of these."""
+    lines = []
+    for stage in stages:
+        if stage.index is None:
+            lines.append(f"stage {stage.stage} has no index{f': {stage.why}' if stage.why else ''}")
+        elif stage.coverage < 1:
+            lines.append(f"the index of stage {stage.stage} has seen {stage.coverage:.1%} of its tokens")
+        elif stage.trained_tokens and not stage.tokens:
+            lines.append(
+                f"stage {stage.stage} trained on {stage.trained_tokens:,} tokens and its index has none"
+            )
+    return lines
+
+
 def joined(manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the manifest of a model says that was made of several, such as a base and adapters.
 
