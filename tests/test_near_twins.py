@@ -27,6 +27,11 @@ EXPLAINED: dict[frozenset[str], str] = {
     frozenset(pair): reason
     for *pair, reason in (
         (
+            "checkpoints/tensor_writer.py::_header",
+            "contamination/index.py::_write",
+            "the safetensors header of torch's tensors and of an index's arrays, in a layer without torch",
+        ),
+        (
             "agents/loop.py::Agent._result",
             "infer/plays.py::tool_result",
             "a call with approval and a budget, and one whose sandbox's failure must not become a reward",

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from coterie.config.errors import DataError
+from coterie.contamination.index import ContaminationIndex
 from coterie.contamination.lineage import (
     TrainedStage,
     find,
@@ -67,7 +68,7 @@ def test_joined_manifests_name_every_stage_once():
 def test_a_kept_index_is_found_by_its_digest(tmp_path: Path):
     path = tmp_path / "data" / "train.index"
     index_of(["one two three four five six seven eight nine"]).write(path)
-    stage = named_stage("continue", path, 90)
+    stage = named_stage("continue", ContaminationIndex.open(path), 90)
     assert (stage.stage, stage.tokens, stage.trained_tokens, stage.coverage) == ("continue", 9, 90, 1.0)
     folder = tmp_path / "run" / "index"
     kept = keep(stage, path, folder)

@@ -131,17 +131,11 @@ class ContaminationIndex:
         return file_sha256(self.path)
 
     def write(self, path: str | Path) -> None:
-        """Write the index, whole or not at all. Errors: `DataError` when the system refuses."""
-        path = Path(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary(path) as part:
-                _write(part, self.header, self.arrays)
-                replace_with(part, path)
-        except OSError as error:
-            raise DataError(
-                f"{path}: was not written ({error.strerror}); free space or choose another place"
-            ) from None
+        """Write the index, whole or not at all. Errors: `OSError` when the system refuses."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with temporary(path) as part:
+            _write(part, self.header, self.arrays)
+            replace_with(part, path)
 
     def has(self, grams: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
         """Which grams are fingerprints of the stage's text."""

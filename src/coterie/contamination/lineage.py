@@ -93,18 +93,15 @@ def joined(manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {TRAINING: found} if found else {}
 
 
-def named_stage(stage: str, path: Path, trained_tokens: int) -> TrainedStage:
-    """A stage by the index that was built for it. `trained_tokens`: that the trainer consumed."""
-    index = ContaminationIndex.open(path)
+def named_stage(stage: str, index: ContaminationIndex, trained_tokens: int) -> TrainedStage:
+    """A stage by the index that was written for it. `trained_tokens`: that the trainer consumed.
+
+    Its coverage is 1, because `IndexBuilder.finish` has compared the counts.
+    """
     header = index.header
+    counts = {name: getattr(header, name) for name in ("data", "documents", "tokens")}
     return TrainedStage(
-        stage=stage,
-        index=index.digest,
-        data=header.data,
-        documents=header.documents,
-        tokens=header.tokens,
-        trained_tokens=trained_tokens,
-        coverage=1.0,  # `IndexBuilder.finish` has compared the counts
+        stage=stage, index=index.digest, trained_tokens=trained_tokens, coverage=1.0, **counts
     )
 
 
@@ -114,21 +111,21 @@ def file_of(stage: TrainedStage, folder: Path) -> Path:
 
 
 def keep(stage: TrainedStage, path: Path, folder: Path) -> Path:
-    """Put the index of a stage into the folder of a run: as a link where the file system has them."""
+    """Put the index of a stage into the folder of a run: as a link where the file system has them.
+
+    Errors: `OSError` when the system refuses.
+    """
     target = file_of(stage, folder)
     if target.exists() and file_sha256(target) == stage.index:
         return target
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with temporary(target) as part:
-            part.unlink()
-            try:
-                os.link(path, part)
-            except OSError:  # another file system, or one without links
-                shutil.copyfile(path, part)
-            replace_with(part, target)
-    except OSError as error:
-        raise DataError(f"{target}: was not written ({error.strerror}); free space") from None
+    with temporary(target) as part:
+        part.unlink()
+        try:
+            os.link(path, part)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(path, part)
+        replace_with(part, target)
     return target
 
 

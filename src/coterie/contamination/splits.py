@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from coterie.config.errors import DataError
@@ -14,13 +15,10 @@ def split_items(ids: Sequence[str], record: ContaminationRecord) -> dict[ItemCla
     Errors: `DataError` for an id that occurs twice or that the search did not see: it would count as clean.
     """
     classes = record.classes()
-    found: dict[ItemClass, list[str]] = {kind: [] for kind in CLASSES}
-    seen: set[str] = set()
-    for name in ids:
-        if name in seen:
-            raise DataError(f"item '{name}' is scored twice; every item counts once")
-        if name not in classes:
-            raise DataError(f"item '{name}' was not looked up; run `coterie index query` on the same items")
-        seen.add(name)
-        found[classes[name]].append(name)
-    return found
+    unknown = [name for name in ids if name not in classes]
+    if unknown:
+        raise DataError(f"item '{unknown[0]}' was not looked up; run `coterie index query` on the same items")
+    often, count = Counter(ids).most_common(1)[0] if ids else ("", 0)
+    if count > 1:
+        raise DataError(f"item '{often}' is scored twice; every item counts once")
+    return {kind: [name for name in ids if classes[name] == kind] for kind in CLASSES}

@@ -51,15 +51,14 @@ def trained(
     if trained_tokens and not index.header.tokens:
         raise DataError(f"{out}: trained on {trained_tokens:,} tokens, and its index has seen none")
     folder = Path(out) / FOLDER
-    path = index.path
-    if path is None:
+    if index.path is None:
         path = folder / f"{stage}{SUFFIX}"
         index.write(path)
-        entry = named_stage(stage, path, trained_tokens)
+        entry = named_stage(stage, ContaminationIndex.open(path), trained_tokens)
         path.replace(file_of(entry, folder))
     else:
-        entry = named_stage(stage, path, trained_tokens)
-        keep(entry, path, folder)
+        entry = named_stage(stage, index, trained_tokens)
+        keep(entry, index.path, folder)
     earlier = [] if parent is None else _earlier(Path(parent), folder)
     return {TRAINING: plain([*earlier, entry])}
 
@@ -124,13 +123,4 @@ def searched(target: str | Path, more: list[str] | None = None, key: SketchKey |
 
 def _opened(path: Path, key: SketchKey | None) -> tuple[IndexFacts, ContaminationIndex]:
     index = ContaminationIndex.open(path, key)
-    header = index.header
-    facts = IndexFacts(
-        stage=header.stage,
-        digest=index.digest,
-        kind=header.kind,
-        documents=header.documents,
-        tokens=header.tokens,
-        coverage=1.0,
-    )
-    return facts, index
+    return named_stage(index.header.stage, index, 0).facts(index), index
