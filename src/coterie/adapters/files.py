@@ -52,7 +52,8 @@ _log = logging.getLogger("coterie")
 class AdapterFiles:
     """An opened adapter directory: every file read, and verified against its manifest, once.
 
-    `stamp`: empty for adapters of other origin. `probes`: None where the adapter recorded no answers.
+    `stamp` and `manifest`: empty for adapters of other origin. `probes`: None where the adapter recorded no
+    answers.
     """
 
     path: Path
@@ -60,6 +61,7 @@ class AdapterFiles:
     tensors: dict[str, Tensor]
     stamp: dict[str, Any]
     probes: ProbeRecord | None
+    manifest: Mapping[str, Any]
 
     @property
     def settings(self) -> AdapterConfig:
@@ -162,6 +164,7 @@ def read_adapter(path: str | Path | AdapterFiles) -> AdapterFiles:
     directory = Path(path).expanduser()
     _require_files(directory)
     stamp: dict[str, Any] = {}
+    manifest: dict[str, Any] = {}
     if (directory / MANIFEST).is_file():
         manifest = read_manifest(directory)
         verify_files(directory, manifest)
@@ -169,7 +172,7 @@ def read_adapter(path: str | Path | AdapterFiles) -> AdapterFiles:
     tensors = read_tensors(directory / WEIGHTS)
     config = read_json(directory / CONFIG)
     check_settings_types(config, str(directory))
-    return AdapterFiles(directory, config, tensors, stamp, load_probes(directory))
+    return AdapterFiles(directory, config, tensors, stamp, load_probes(directory), manifest)
 
 
 def _require_files(directory: Path) -> None:
