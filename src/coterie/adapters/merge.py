@@ -21,7 +21,7 @@ from coterie.adapters.files import AdapterFiles, check_adapter, layout_by_probes
 from coterie.adapters.independent import check_weights
 from coterie.adapters.peft_layouts import Layout
 from coterie.checkpoints.checkpoint import Checkpoint
-from coterie.checkpoints.commit import MANIFEST, commit_directory, read_manifest, require_free
+from coterie.checkpoints.commit import MANIFEST, commit_directory, require_free
 from coterie.checkpoints.quantised.settings import SIDE_FILES
 from coterie.checkpoints.tensor_writer import as_dtype, write_model_files
 from coterie.config import AdapterConfig, CheckpointError
@@ -210,11 +210,10 @@ def _copy_small_files(source: Checkpoint, target: Path) -> None:
 
 
 def _manifest(base: Checkpoint, files: AdapterFiles, settings: AdapterConfig | None) -> dict[str, Any]:
-    added = read_manifest(files.path) if (files.path / MANIFEST).is_file() else {}
     travels = base.travelling_manifest()
     return (
         travels
-        | joined([travels, added])
+        | joined([travels, files.manifest])
         | {
             "parent": str(base.path),
             "merged": {
