@@ -97,6 +97,7 @@ VERBS = {
             "items": Verb("Write the items of a task to a file.", "evaluate:items"),
             "invariance": Verb("How far results depend on the batch.", "evaluate:invariance"),
             "report": Verb("Draw the page of an evaluation again.", "evaluate:report"),
+            "verify": Verb("Replay items of a report.", "verify_report:verify"),
         },
         default="run",
         section=CHECK,

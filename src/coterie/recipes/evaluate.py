@@ -18,6 +18,8 @@ from coterie.config.files import file_sha256, read_bytes, write_text
 from coterie.evaluate.asking import ReplyOptions
 from coterie.evaluate.detectors.extraction import extraction_finding, failed_finding
 from coterie.evaluate.detectors.prompt_band import band_finding, prompt_band
+from coterie.evaluate.harness.benchmark import HarnessBenchmark, harness_benchmarks
+from coterie.evaluate.harness.tasks import PREFIX
 from coterie.evaluate.invariance import measure_invariance
 from coterie.evaluate.kept_records import read_records, records_root
 from coterie.evaluate.local_subject import LocalSubject
@@ -39,6 +41,7 @@ from coterie.results.evaluation import (
 
 _log = logging.getLogger("coterie")
 REPORT, PAGE, SAMPLES = "report.json", "report.html", "samples"
+_PRIVATE = ("model", "out", "key_file", "name", "model_name")  # of this machine, not of the scores
 _LARGEST = 2**28  # bytes of a report
 
 
@@ -57,7 +60,7 @@ def run_evaluation(config: EvalConfig, subject: Subject | None = None) -> Evalua
     `subject`: what is scored; None: `config.model`, opened here. Nothing is scored before all tasks and the
     model are known to be usable. Errors: `CoterieError` subclasses, one line each.
     """
-    benchmarks = list(_benchmarks(config))
+    benchmarks = list(benchmarks_of(config))
     subject = subject or open_subject(config)
     out = Path(config.out)
     tasks: list[TaskResult] = []
@@ -66,9 +69,10 @@ def run_evaluation(config: EvalConfig, subject: Subject | None = None) -> Evalua
         options = reply_options(config, benchmark)
         _log.info("%s: scored on %s", subject.identity.name, benchmark.name)
         done = score_benchmark(
-            subject, benchmark, options, limit=config.limit, seeds=config.seeds, folder=out / SAMPLES
-        )
-        tasks.append(_examined(config, subject, benchmark, done.result, done.records))
+            asked_of(subject, benchmark), benchmark, options, limit=config.limit, seeds=config.seeds,
+            folder=out / SAMPLES,
+        )  # fmt: skip
+        tasks.append(_examined(config, asked_of(subject, benchmark), benchmark, done.result, done.records))
         records[benchmark.name] = done.records
     flags = [f"{task.id}:{found.id}" for task in tasks for found in task.detectors if found.flag]
     report = EvalReport(
@@ -77,6 +81,7 @@ def run_evaluation(config: EvalConfig, subject: Subject | None = None) -> Evalua
         training=_training(subject),
         exec_profile=subject.profile,
         seeds={"sampling": list(config.seeds)},
+        settings={key: value for key, value in config.to_dict().items() if key not in _PRIVATE},
         tasks=tasks,
         flags=flags,
         verdict="WARN" if flags else "PASS",
@@ -99,7 +104,7 @@ def invariance(config: EvalConfig, items: int = 20) -> dict[str, InvarianceFacts
 
     Errors: `ConfigError` for a server, whose batches nobody can choose, and as `measure_invariance`.
     """
-    benchmarks = list(_benchmarks(config))
+    benchmarks = list(benchmarks_of(config))
     subject = open_subject(config)
     if not isinstance(subject, LocalSubject):
         raise ConfigError(
@@ -122,6 +127,15 @@ def open_subject(config: EvalConfig) -> Subject:
         quant=config.quant, kernels=config.kernels,
     )  # fmt: skip
     return LocalSubject(model, config.name or config.model, config.exact)
+
+
+def asked_of(subject: Subject, benchmark: Benchmark) -> Subject:
+    """The subject as this benchmark asks it: a task of lm-eval by its own rules."""
+    if not isinstance(benchmark, HarnessBenchmark):
+        return subject
+    from coterie.evaluate.harness.subject import HarnessSubject  # lm-eval is an extra, and slow to import
+
+    return HarnessSubject(subject, benchmark)
 
 
 def reply_options(config: EvalConfig, benchmark: Benchmark) -> ReplyOptions:
@@ -175,9 +189,13 @@ def read_report(folder: Path) -> Evaluated:
     return Evaluated(report, records, folder)
 
 
-def _benchmarks(config: EvalConfig) -> Iterator[Benchmark]:
+def benchmarks_of(config: EvalConfig) -> Iterator[Benchmark]:
+    """The benchmarks of the tasks. Errors: `ConfigError` for an unknown or unusable one."""
     names = [part for name in config.tasks for part in SUITES.get(name, (name,))]
     for name in names:
+        if name.startswith(PREFIX):
+            yield from harness_benchmarks(name, config.form == "chat", config.system, config.allow_code)
+            continue
         benchmark = load_benchmark(name, **config.settings.get(name, {}))
         if benchmark.executes and not config.allow_code:
             raise ConfigError(

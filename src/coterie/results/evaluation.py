@@ -281,7 +281,11 @@ class Waiver(Settings):
 
 
 class EvalReport(Settings):
-    """One signed report. `flags`: what is wrong with the scores, as `TASK:DETECTOR`."""
+    """One signed report.
+
+    `settings`: of the evaluation (`EvalConfig`), without what belongs to the machine, so that it can be run
+    again. `flags`: what is wrong with the scores, as `TASK:DETECTOR`.
+    """
 
     schema_name: ReportSchema = REPORT_SCHEMA
     assurance: Assurance = "self_attested"
@@ -291,6 +295,7 @@ class EvalReport(Settings):
     plan: PlanFacts | None = None
     exec_profile: ExecProfile
     seeds: dict[str, Any]
+    settings: dict[str, Any] = Field(default_factory=dict)
     tasks: list[TaskResult]
     safety: SafetyFacts | None = None
     looks: LookFacts | None = None

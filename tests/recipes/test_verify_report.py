@@ -1,0 +1,121 @@
+"""A report is replayed: honest ones pass, other weights are refused, and changed records are found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from coterie.checkpoints.directory import save_model
+from coterie.config import ConfigError
+from coterie.config.evaluate import EvalConfig
+from coterie.evaluate.kept_records import line_of, records_root
+from coterie.evidence.claims import verified_claims
+from coterie.evidence.keys import SigningKey
+from coterie.evidence.statements import REPRODUCED
+from coterie.families import config_from_hf
+from coterie.nn.transformer import Transformer
+from coterie.recipes.evaluate import REPORT, Evaluated, read_report, run_evaluation, write_report
+from coterie.recipes.verify_report import sign_reproduction, verify_report
+from coterie.text.tokenizer import Tokenizer
+from tests.cli.support import MODEL
+
+ITEMS = 40
+
+
+def saved(folder: Path, seed: int) -> Path:
+    tokenizer = Tokenizer.train(["How much is 12 + 345? Answer: 357.\n" * 9 + "Question: yes or no"], 300)
+    shape = {"vocab_size": tokenizer.vocab_size, "max_position_embeddings": 256}
+    model = Transformer(config_from_hf(MODEL | shape))
+    model.initialise(seed)
+    for parameter in model.parameters():
+        parameter.data.add_(0.1)
+    save_model(folder, model, tokenizer)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Evaluated]:
+    folder = tmp_path_factory.mktemp("verify")
+    model = saved(folder / "model", 0)
+    given = {
+        "model": str(model), "tasks": ["arithmetic"], "settings": {"arithmetic": {"n": ITEMS}},
+        "out": str(folder / "report"), "max_tokens": 4, "form": "plain", "band": 0, "dtype": "float32",
+    }  # fmt: skip
+    return model, run_evaluation(EvalConfig.from_dict(given))
+
+
+def tampered(found: Evaluated, out: Path, count: int) -> Path:
+    """A report that is whole in itself, in which `count` items were turned to right."""
+    records = {}
+    for name, old in found.records.items():
+        wrong = [one.id for one in old if not one.right][:count]
+        new = [
+            one.model_copy(update={"score": 1.0, "right": True}) if one.id in wrong else one for one in old
+        ]
+        records[name] = new
+    (task,) = found.report.tasks
+    samples = task.samples.model_copy(update={"merkle_root": records_root(records[task.id])})
+    changed = task.model_copy(update={"samples": samples})
+    write_report(found.report.model_copy(update={"tasks": [changed]}), records, out)
+    (out / task.samples.path).parent.mkdir(exist_ok=True)
+    (out / task.samples.path).write_text("".join(map(line_of, records[task.id])))
+    return out
+
+
+def test_an_honest_report_is_reproduced_and_signed(evaluated: tuple[Path, Evaluated], tmp_path: Path) -> None:
+    model, report = evaluated
+    found = verify_report(report.path, str(model), items=10, nonce="mine")
+    assert found.reproduced and found.tasks[0].mismatches == 0 and found.tasks[0].items == 10
+    assert found.tasks[0].finds["0.1"] == pytest.approx(0.7, abs=0.05)  # 4 of 40 items, 10 looked at
+    again = verify_report(report.path, str(model), items=10, nonce="mine")
+    assert again == found  # the nonce decides
+    key, claims = SigningKey.new(), tmp_path / "claims.jsonl"
+    sign_reproduction(found, key, claims)
+    (statement,) = verified_claims(claims, [key.public])
+    assert statement.predicate_type == REPRODUCED
+    assert statement.subjects["weights"] == report.report.subject.weights_tensors
+    assert statement.predicate["reproduced"] is True
+
+
+def test_another_models_weights_are_refused_before_an_item_is_replayed(
+    evaluated: tuple[Path, Evaluated], tmp_path: Path
+) -> None:
+    other = saved(tmp_path / "other", 1)
+    with pytest.raises(ConfigError, match=r"is not the model of the report: its weights \(weights_tensors\)"):
+        verify_report(evaluated[1].path, str(other))
+
+
+def test_changed_records_are_found_and_not_signed(evaluated: tuple[Path, Evaluated], tmp_path: Path) -> None:
+    model, report = evaluated
+    folder = tampered(report, tmp_path / "changed", 4)
+    assert read_report(folder)  # whole in itself
+    found = verify_report(folder, str(model), items=ITEMS)
+    assert not found.reproduced and found.tasks[0].mismatches == 4
+    assert "score 1 in the report, 0 now" in found.tasks[0].first[0]
+    with pytest.raises(ConfigError, match="nothing is signed"):
+        sign_reproduction(found, SigningKey.new(), tmp_path / "claims.jsonl")
+    assert not (tmp_path / "claims.jsonl").exists()
+
+
+def test_a_noisy_replay_passes_honest_reports_and_finds_many_changes(
+    evaluated: tuple[Path, Evaluated], tmp_path: Path
+) -> None:
+    model, report = evaluated
+    assert verify_report(report.path, str(model), items=ITEMS, noisy=True).reproduced
+    folder = tampered(report, tmp_path / "changed", 30)
+    found = verify_report(folder, str(model), items=ITEMS, noisy=True)
+    assert not found.reproduced and found.tasks[0].p_lost is not None and found.tasks[0].p_lost < 0.001
+
+
+def test_records_that_are_not_the_reports_are_refused(
+    evaluated: tuple[Path, Evaluated], tmp_path: Path
+) -> None:
+    model, report = evaluated
+    folder = tampered(report, tmp_path / "changed", 4)
+    (folder / REPORT).write_text((report.path / REPORT).read_text())
+    with pytest.raises(ConfigError, match="other records than the report"):
+        verify_report(folder, str(model))
+    data = json.loads((report.path / REPORT).read_text())
+    assert data["settings"]["max_tokens"] == 4
