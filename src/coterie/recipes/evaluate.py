@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ def run_evaluation(config: EvalConfig, subject: Subject | None = None) -> Evalua
         training=_training(subject),
         exec_profile=subject.profile,
         seeds={"sampling": list(config.seeds)},
-        settings={key: value for key, value in config.to_dict().items() if key not in _PRIVATE},
+        settings=_settings(config),
         tasks=tasks,
         flags=flags,
         verdict="WARN" if flags else "PASS",
@@ -164,8 +165,6 @@ def read_report(folder: Path) -> Evaluated:
     Errors: `DataError` or `ConfigError`, one line, for a file that is missing or broken, and for records that
     are not those of the report.
     """
-    import json
-
     path = folder / REPORT
     try:
         data = json.loads(read_bytes(path, _LARGEST))
@@ -223,6 +222,13 @@ def _examined(
         findings.append(None if band is None else band_finding(band))
     found = [finding for finding in findings if finding is not None]
     return result.model_copy(update={"band": band, "detectors": found})
+
+
+def _settings(config: EvalConfig) -> dict[str, Any]:
+    """The settings as a report holds them, in which numbers with a fraction are text."""
+    kept = {key: value for key, value in config.to_dict().items() if key not in _PRIVATE}
+    found: dict[str, Any] = json.loads(canonical(kept))
+    return found
 
 
 def _training(subject: Subject) -> TrainingFacts:
