@@ -142,7 +142,7 @@ def plan(case: Case) -> Iterator[str]:
     """The plan must have been locked before the first look at the test items."""
     report = case.evidence.report
     if report.plan is None:
-        yield "the report names no plan that was locked before the items were scored (coterie eval lock)"
+        yield "the report names no plan that was locked before the items were scored"
         return
     locked, made = _time(report.plan.locked_at), _time(report.created)
     if locked is not None and made is not None and locked > made:
