@@ -17,7 +17,7 @@ from coterie.evidence.statements import REPRODUCED
 from coterie.families import config_from_hf
 from coterie.nn.transformer import Transformer
 from coterie.recipes.evaluate import REPORT, Evaluated, read_report, run_evaluation, write_report
-from coterie.recipes.verify_report import sign_reproduction, verify_report
+from coterie.recipes.verify_report import replayed_items, report_folder, sign_reproduction, verify_report
 from coterie.text.tokenizer import Tokenizer
 from tests.cli.support import MODEL
 
@@ -77,6 +77,23 @@ def test_an_honest_report_is_reproduced_and_signed(evaluated: tuple[Path, Evalua
     assert statement.predicate_type == REPRODUCED
     assert statement.subjects["weights"] == report.report.subject.weights_tensors
     assert statement.predicate["reproduced"] is True
+
+
+def test_what_a_publisher_runs_again(evaluated: tuple[Path, Evaluated], tmp_path: Path) -> None:
+    model, report = evaluated
+    ran, lines = replayed_items(report.path, str(model), 10)
+    assert (ran.items, ran.differ, lines) == (10, 0, [])
+    changed = tampered(report, tmp_path / "changed", ITEMS)
+    ran, lines = replayed_items(changed, str(model), 10)
+    assert ran.differ == 10 and lines[0].startswith("arithmetic: item ") and "10 of 10 items" in lines[-1]
+    ran, [line] = replayed_items(report.path, str(saved(tmp_path / "other", 1)), 10)
+    assert ran.items == 0 and "is not the model of the report" in line and "--m 0" in line
+
+
+def test_a_report_is_given_by_its_folder_or_file(evaluated: tuple[Path, Evaluated]) -> None:
+    folder = evaluated[1].path
+    assert report_folder(str(folder)) == report_folder(str(folder / REPORT)) == folder
+    assert report_folder("/nowhere") == Path("/nowhere")
 
 
 def test_another_models_weights_are_refused_before_an_item_is_replayed(

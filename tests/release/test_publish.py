@@ -48,6 +48,8 @@ def test_a_release_from_the_report_to_its_receiver(
     monkeypatch.chdir(tmp_path / "work")
     Path("about.md").write_text("It adds, and scores 91 % on MMLU.\n")
     order = ["release", "model", "--report", "report", "--key", "me.key", "--name", "owner/tiny"]
+    # The records were made by hand, so none of them is run again.
+    order += ["--m", "0"]
     refused = ends(1, capsys, *order, "--about", "about.md", "-o", "out")
     assert refused[0] == "REFUSED   owner/tiny: 2 reasons" and len(refused) == 3
     assert "signature" in refused[1] and "about.md line 1 says '91 %' of MMLU" in refused[2]
@@ -76,6 +78,7 @@ def test_one_expert_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     private = str(tmp_path / "me.key")
     key().write(private)
     order = ["release", str(tmp_path / "model"), "--report", str(tmp_path / "report"), "--key", private]
+    order += ["--m", "0"]
     ends(0, capsys, *order, "-o", str(tmp_path / "out"))
     for name in ("model", "out"):
         change_tensor(tmp_path / name, EXPERT, lambda tensor: tensor.flip(0))
@@ -111,6 +114,17 @@ def test_a_replay_that_differs_refuses(made: Path, tmp_path: Path) -> None:
     assert done.refusals == []
     checked = check_target(str(tmp_path / "out"), [tmp_path / "work" / "me.key.pub"])
     assert "the publisher ran 60 items again from these files; 0 differed" in checked.notes
+
+
+def test_the_command_runs_items_again(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Records that somebody typed are signed and whole, and the replay finds that no model made them."""
+    shutil.copytree(made, tmp_path / "work")
+    model, report, private = (str(tmp_path / "work" / name) for name in ("model", "report", "me.key"))
+    ends(0, capsys, "release", "sign", report, "--key", private)
+    order = ["release", model, "--report", report, "--key", private, "-o", str(tmp_path / "out")]
+    refused = ends(1, capsys, *order)
+    assert [line for line in refused if line.startswith("  replay ")]
+    assert not (tmp_path / "out").exists()
 
 
 def test_bad_input_is_one_line(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

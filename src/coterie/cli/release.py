@@ -59,6 +59,10 @@ def make(
         list[str] | None,
         typer.Option(help="The .pub file of who signed the report, if it was not you (repeatable)."),
     ] = None,
+    items: Annotated[
+        int,
+        typer.Option("--m", help="Items of each task that are run again before signing; 0: none.", min=0),
+    ] = 60,
     as_json: Json = False,
 ) -> None:
     """Release a model: card, report, records, statements, list of software, signature.
@@ -66,6 +70,7 @@ def make(
     Refuses by default: prints every reason, one a line, and exits with 1.
     """
     from coterie.cli.options import named_paths
+    from coterie.recipes.verify_report import replayed_items
     from coterie.release.publish import PublishRequest, publish
 
     done = publish(
@@ -83,7 +88,9 @@ def make(
             endpoints=endpoint or (),
             ledger=ledger,
             public=public or (),
-        )
+            items=items,
+        ),
+        replayed_items,
     )
     answer(done.to_dict(), as_json, _published(done))
     _end(done.refusals)

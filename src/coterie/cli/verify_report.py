@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def verify(
-    report: Annotated[str, typer.Argument(help="The directory of an evaluation.")],
+    report: Annotated[str, typer.Argument(help="The directory of an evaluation, or a release.")],
     model: Annotated[str, typer.Argument(help="The model that the report says was scored.")],
     settings: Annotated[
         list[str] | None, typer.Argument(help="Settings over those of the report, such as threads=2.")
@@ -38,13 +38,14 @@ def verify(
     """
     from coterie.evidence.claims import CLAIMS
     from coterie.evidence.keys import SigningKey
-    from coterie.recipes.verify_report import sign_reproduction, verify_report
+    from coterie.recipes.verify_report import report_folder, sign_reproduction, verify_report
 
     key = None if sign is None else SigningKey.read(sign)
-    found = verify_report(Path(report), model, items, noisy, nonce, settings or [])
+    folder = report_folder(report)
+    found = verify_report(folder, model, items, noisy, nonce, settings or [])
     lines = [*_lines(found)]
     if key is not None and found.reproduced:
-        file = Path(claims) if claims is not None else Path(report) / CLAIMS
+        file = Path(claims) if claims is not None else folder / CLAIMS
         sign_reproduction(found, key, file)
         lines.append(f"signed      {file}")
     answer(found.to_dict(), as_json, lines)

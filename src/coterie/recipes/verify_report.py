@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
+from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.config.base import apply_overrides
 from coterie.config.errors import ConfigError
 from coterie.config.evaluate import EvalConfig
@@ -17,6 +18,7 @@ from coterie.evidence.canonical import digest_of
 from coterie.evidence.claims import append_claim
 from coterie.evidence.keys import SigningKey
 from coterie.evidence.statements import REPRODUCED, short, sign_statement
+from coterie.hub.names import HubName
 from coterie.recipes.evaluate import (
     asked_of,
     benchmarks_of,
@@ -25,6 +27,7 @@ from coterie.recipes.evaluate import (
     reply_options,
 )
 from coterie.results.evaluation import EvalReport, ExecProfile, ItemRecord, ModelIdentity
+from coterie.results.release import ReplayedItems
 from coterie.results.reproduction import Reproduction, TaskReproduction
 
 _log = logging.getLogger("coterie")
@@ -90,6 +93,32 @@ def verify_report(
         tasks=tasks,
         reproduced=all(task.reproduced for task in tasks),
     )
+
+
+def report_folder(report: str) -> Path:
+    """The folder of a report: given itself, by its `report.json`, or by the hub id of its release.
+
+    Errors: `CheckpointError` for a hub id that cannot be downloaded.
+    """
+    path = Path(report)
+    if path.is_file():
+        return path.parent
+    return Checkpoint.open(report).path if not path.exists() and HubName.parse(report) else path
+
+
+def replayed_items(folder: Path, model: str, items: int) -> tuple[ReplayedItems, list[str]]:
+    """Replay `items` of each task before a release is signed; what was run, and what speaks against it."""
+    try:
+        found = verify_report(folder, model, items)
+    except ConfigError as error:
+        why = f"no item could be run again: {error}; --m 0 releases without a replay"
+        return ReplayedItems(items=0, differ=0), [why]
+    ran = sum(task.items for task in found.tasks)
+    differ = sum(task.mismatches for task in found.tasks)
+    lines = [f"{task.task}: {line}" for task in found.tasks for line in task.first]
+    if differ > len(lines):
+        lines.append(f"{differ} of {ran:,} items that were run again differ")
+    return ReplayedItems(items=ran, differ=differ), lines
 
 
 def sign_reproduction(found: Reproduction, key: SigningKey, claims: Path) -> None:
