@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from coterie.benchmarks import load_benchmark
 from coterie.checkpoints.directory import save_model
-from coterie.config import ConfigError
+from coterie.config import ConfigError, DataError
 from coterie.config.evaluate import EvalConfig
-from coterie.evaluate.kept_records import line_of, records_root
+from coterie.evaluate.kept_records import line_of, samples_file
+from coterie.evaluate.scoring import task_result
 from coterie.evidence.claims import verified_claims
 from coterie.evidence.keys import SigningKey
 from coterie.evidence.statements import REPRODUCED
@@ -18,6 +20,7 @@ from coterie.families import config_from_hf
 from coterie.nn.transformer import Transformer
 from coterie.recipes.evaluate import REPORT, Evaluated, read_report, run_evaluation, write_report
 from coterie.recipes.verify_report import replayed_items, report_folder, sign_reproduction, verify_report
+from coterie.results.evaluation import ItemRecord
 from coterie.text.tokenizer import Tokenizer
 from tests.cli.support import MODEL
 
@@ -48,19 +51,24 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Evaluated
 
 def tampered(found: Evaluated, out: Path, count: int) -> Path:
     """A report that is whole in itself, in which `count` items were turned to right."""
-    records = {}
-    for name, old in found.records.items():
-        wrong = [one.id for one in old if not one.right][:count]
-        new = [
-            one.model_copy(update={"score": 1.0, "right": True}) if one.id in wrong else one for one in old
-        ]
-        records[name] = new
+    (old,) = found.records.values()
+    wrong = [one.id for one in old if not one.right][:count]
+    right = {"score": 1.0, "right": True}
+    return rewritten(found, out, [one.model_copy(update=right if one.id in wrong else {}) for one in old])
+
+
+def rewritten(found: Evaluated, out: Path, records: list[ItemRecord], **changes: object) -> Path:
+    """A report over other records, as who made it would write it; `changes`: to its only task."""
     (task,) = found.report.tasks
-    samples = task.samples.model_copy(update={"merkle_root": records_root(records[task.id])})
-    changed = task.model_copy(update={"samples": samples})
-    write_report(found.report.model_copy(update={"tasks": [changed]}), records, out)
+    samples = samples_file(out / task.samples.path, records)
+    benchmark = load_benchmark("arithmetic", n=ITEMS)
+    groups = {item.id: item.group for item in benchmark.items()}
+    again = task_result(benchmark, records, groups, task.prompt, task.items, samples)
+    kept = {"band": task.band, "detectors": task.detectors}
+    changed = again.model_copy(update=kept | changes)
+    write_report(found.report.model_copy(update={"tasks": [changed]}), {task.id: records}, out)
     (out / task.samples.path).parent.mkdir(exist_ok=True)
-    (out / task.samples.path).write_text("".join(map(line_of, records[task.id])))
+    (out / task.samples.path).write_text("".join(map(line_of, records)))
     return out
 
 
@@ -114,6 +122,32 @@ def test_changed_records_are_found_and_not_signed(evaluated: tuple[Path, Evaluat
     with pytest.raises(ConfigError, match="nothing is signed"):
         sign_reproduction(found, SigningKey.new(), tmp_path / "claims.jsonl")
     assert not (tmp_path / "claims.jsonl").exists()
+
+
+def test_a_score_that_was_changed_alone_is_refused(evaluated: tuple[Path, Evaluated], tmp_path: Path) -> None:
+    """Every record is honest here, so that no replay of records finds it."""
+    model, report = evaluated
+    (task,) = report.report.tasks
+    better = task.score.model_copy(update={"value": task.score.value + 0.02})
+    folder = rewritten(report, tmp_path / "changed", report.records[task.id], score=better)
+    with pytest.raises(DataError, match=r"the report's score is 0.02 .* its records amount to 0 "):
+        verify_report(folder, str(model), items=1)
+    folder = rewritten(report, tmp_path / "items", report.records[task.id], items="sha256:" + "0" * 64)
+    with pytest.raises(DataError, match="the report's 'items' is not what"):
+        verify_report(folder, str(model), items=1)
+
+
+def test_items_that_were_left_out_or_doubled_are_refused(
+    evaluated: tuple[Path, Evaluated], tmp_path: Path
+) -> None:
+    model, report = evaluated
+    (records,) = report.records.values()
+    folder = rewritten(report, tmp_path / "fewer", records[2:])
+    with pytest.raises(DataError, match="has 38 records that are not one for each of the 40 replies"):
+        verify_report(folder, str(model), items=1)
+    folder = rewritten(report, tmp_path / "doubled", [records[1], *records[1:]])
+    with pytest.raises(DataError, match="has 40 records that are not one for each"):
+        verify_report(folder, str(model), items=1)
 
 
 def test_a_noisy_replay_passes_honest_reports_and_finds_many_changes(

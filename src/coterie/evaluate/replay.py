@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -18,13 +19,16 @@ from scipy import stats
 from coterie.benchmarks.item import Benchmark, BenchmarkItem, ItemReply, ItemVerdict
 from coterie.config import DataError
 from coterie.evaluate.asking import ReplyOptions
-from coterie.evaluate.scoring import score_benchmark
+from coterie.evaluate.scoring import score_benchmark, task_result
 from coterie.evaluate.subject import Subject
-from coterie.results.evaluation import ItemRecord
+from coterie.evidence.canonical import digest_of
+from coterie.results.evaluation import ItemRecord, TaskResult
 from coterie.sandbox.tools import Tool
 
 ALPHA = 0.01  # of all tests together, in noisy mode
 _SLACK = 10.0  # how many times as far as two honest runs log-probabilities may be apart, on another machine
+_ROUNDING = 1e-6  # of a score that another release of numpy or scipy adds up
+_COUNTED = ("items", "n", "score", "groups", "between_seeds", "extraction")
 _SMALLEST = 1e-4  # nats; two honest runs may agree by chance to the last bit
 
 
@@ -65,6 +69,49 @@ def replay(
         done = score_benchmark(subject, some, options, seeds=() if seed is None else (seed,))
         found |= {(record.id, record.seed): record for record in done.records}
     return [found[record.id, record.seed] for record in claimed]
+
+
+def check_counted(
+    claimed: TaskResult,
+    records: Sequence[ItemRecord],
+    benchmark: Benchmark,
+    limit: int | None = None,
+    seeds: Sequence[int] = (),
+) -> None:
+    """Errors: `DataError` for a task's result that is not what the records of all its items amount to.
+
+    `limit`, `seeds`: as `score_benchmark`. A score that was changed alone, and items that were left out,
+    would pass every replay of single records.
+    """
+    items = list(benchmark.items())[:limit]
+    asked = (tuple(seeds) if benchmark.mode == "reply" else ()) or (None,)
+    wanted = [(item.id, seed) for seed in asked for item in items]
+    if [(record.id, record.seed) for record in records] != wanted:
+        raise DataError(
+            f"{claimed.id}: the report has {len(records)} records that are not one for each of the "
+            f"{len(wanted)} replies of the task, in order; items were left out, or it is another task here"
+        )
+    groups = {item.id: item.group for item in items}
+    digest = digest_of([item.digest for item in items])
+    again = task_result(benchmark, records, groups, claimed.prompt, digest, claimed.samples)
+    theirs, ours = claimed.to_dict(), again.to_dict()
+    name = next((name for name in _COUNTED if not _equal(theirs[name], ours[name])), None)
+    if name == "score":
+        raise DataError(
+            f"{claimed.id}: the report's score is {claimed.score.value:.4g} ({claimed.score.low:.4g} to "
+            f"{claimed.score.high:.4g}), but its records amount to {again.score.value:.4g} "
+            f"({again.score.low:.4g} to {again.score.high:.4g})"
+        )
+    if name is not None:
+        raise DataError(f"{claimed.id}: the report's '{name}' is not what its items and records amount to")
+
+
+def _equal(first: Any, second: Any) -> bool:
+    if isinstance(first, dict) and isinstance(second, dict):
+        return first.keys() == second.keys() and all(_equal(first[key], second[key]) for key in first)
+    if isinstance(first, float) and isinstance(second, float):
+        return math.isclose(first, second, rel_tol=_ROUNDING, abs_tol=_ROUNDING)
+    return bool(first == second)
 
 
 class SomeItems(Benchmark):

@@ -12,7 +12,16 @@ from coterie.config.base import apply_overrides
 from coterie.config.errors import ConfigError
 from coterie.config.evaluate import EvalConfig
 from coterie.evaluate.local_subject import LocalSubject
-from coterie.evaluate.replay import NoisyTests, differs, drawn, noisy_power, noisy_tests, power, replay
+from coterie.evaluate.replay import (
+    NoisyTests,
+    check_counted,
+    differs,
+    drawn,
+    noisy_power,
+    noisy_tests,
+    power,
+    replay,
+)
 from coterie.evaluate.subject import Subject
 from coterie.evidence.canonical import digest_of
 from coterie.evidence.claims import append_claim
@@ -58,8 +67,9 @@ def verify_report(
 
     `noisy`: on another machine, where rounding turns some answers. `nonce`: decides which items; None: a new
     one. `settings`: over those of the report, such as `dtype=float32`. `subject`: `model`, opened already.
-    Errors: `CoterieError` subclasses, one line each: records that are not the report's, another model, a task
-    that is another one here, and in exact mode a machine that computes otherwise.
+    Errors: `CoterieError` subclasses, one line each: records that are not the report's, a score that is
+    not theirs, another model, a task that is another one here, and in exact mode a machine that computes
+    otherwise.
     """
     found = read_report(folder)
     report = found.report
@@ -72,9 +82,10 @@ def verify_report(
     digest = digest_of(report)
     tasks = []
     for benchmark in benchmarks_of(config):
-        records = found.records.get(benchmark.name)
-        if records is None:
+        records, result = found.records.get(benchmark.name), report.task(benchmark.name)
+        if records is None or result is None:
             raise ConfigError(f"{folder}: its report has no task '{benchmark.name}'")
+        check_counted(result, records, benchmark, config.limit, config.seeds)
         claimed = [records[place] for place in drawn(digest, nonce, items, len(records))]
         options = reply_options(config, benchmark)
         _log.info("%s: %d items of %s are replayed", model, len(claimed), benchmark.name)
