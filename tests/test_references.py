@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NAME = re.compile(r"(?<![\w/*{}<>-])((?:[\w.-]+/)*[\w-]+\.(?:md|py))\b")
 # Names of files that are written while something runs, or that belong to others.
 ELSEWHERE = {
+    "ABOUT.md": "a publisher's prose about a model",
     "indexed_dataset.py": "Megatron-LM's reader, whose file format data/shards.py describes",
     "my_task.py": "the file of a user's own task",
     "os.py": "the standard library's source, which the primer quotes",

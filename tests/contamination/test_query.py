@@ -23,6 +23,9 @@ def documents(count: int, seed: int = 7) -> list[str]:
     return [words(rng, 100) for _ in range(count)]
 
 
+INSTRUCTION = "End with one line that begins with the word Answer and holds the answer alone."
+
+
 def test_planted_items_are_found_and_no_others():
     asked, rng = items(60), random.Random(1)
     texts = documents(200)
@@ -136,7 +139,19 @@ def test_the_template_of_the_items_flags_nothing():
     found = ask(asked, index_of(texts))
     assert [one.id for one in found.findings if one.kind == "contaminated"] == ["3"]
     assert found.count("clean") == 29
-    assert 22 <= found.findings[3].longest_run <= 27  # of the grams that are not template alone
+    assert 13 <= found.findings[3].longest_run <= 22  # of the grams that are mostly its own words
+
+
+def test_one_word_and_an_instruction_say_nothing():
+    """Items of one instruction; one ends in the same word as an item that is in the training data."""
+    rng = random.Random(78)
+    asked = [
+        QueriedItem(f"{at}", f"{words(rng, 20)} {'same' if at < 2 else words(rng, 1)} {INSTRUCTION}", ("x",))
+        for at in range(30)
+    ]
+    found = ask(asked, index_of([*documents(50), asked[0].question]))
+    assert [one.id for one in found.findings if one.kind == "contaminated"] == ["0"]
+    assert found.count("clean") == 29
 
 
 def test_an_item_is_clean_only_if_every_stage_says_so():

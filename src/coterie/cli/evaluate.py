@@ -44,6 +44,34 @@ def run(
     answer(facts, as_json, [*_lines(done.report), f"report    {done.path / PAGE}"])
 
 
+def lock(
+    model: Annotated[str, typer.Argument(help=f"{SUBJECT} It is not part of the plan.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TASK... [key=value]...", help="Tasks and settings, as coterie eval has them."
+        ),
+    ],
+    out: Annotated[str, typer.Option("--out", "-o", help="The file of the plan.")] = "eval-plan.json",
+    config: Annotated[str | None, typer.Option(help="A YAML file of settings.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Lock what will be asked and how, before anything is scored; coterie eval ... plan=FILE follows it.
+
+    With ledger=FILE the plan also says how many looks there were before it.
+    """
+    from coterie.recipes.evaluate import lock as lock_evaluation
+
+    plan = lock_evaluation(_config(model, words, None, config), out)
+    facts = plan.facts()
+    lines = [f"{name}: {digest}" for name, digest in plan.tasks.items()]
+    answer(
+        {"path": out, "plan": facts.to_dict(), "tasks": plan.tasks},
+        as_json,
+        [*lines, f"plan {facts.digest}, locked {facts.locked_at}: {out}"],
+    )
+
+
 def tasks(as_json: Json = False) -> None:
     """List the tasks."""
     from coterie.benchmarks import BENCHMARKS, PARTS, SUITES
@@ -151,6 +179,7 @@ def _is_setting(word: str) -> bool:
 def _lines(report: EvalReport) -> Iterator[str]:
     """Flags above scores, as on the page."""
     from coterie.report.eval_page import score_words
+    from coterie.results.contamination import CLASSES
 
     said = {f"{task.id}:{found.id}": found.says for task in report.tasks for found in task.detectors}
     yield f"{report.verdict:10}{report.subject.name}"
@@ -163,3 +192,11 @@ def _lines(report: EvalReport) -> Iterator[str]:
         reach = None if task.score.lower_is_better else task.score.mde80
         smallest = "" if reach is None else f", differences from {100 * reach:.1f} points"
         yield f"{task.id:{width}}{score_words(task)}, {task.n} items{smallest}"
+        if task.splits is not None:
+            parts = ((kind, getattr(task.splits, kind).items) for kind in CLASSES)
+            yield f"{'':{width}}training data: {', '.join(f'{count} {kind}' for kind, count in parts)}"
+        for name, value in task.extras.items():
+            yield f"{'':{width}}{name} {value:.4g}"
+    if report.looks is not None:
+        looks = ", ".join(f"{name} {count}" for name, count in report.looks.looks.items())
+        yield f"looks     {looks}; {report.looks.checkpoints} checkpoints"

@@ -93,6 +93,7 @@ VERBS = {
         "Score a model on tasks, with every reply behind the score.",
         inner={
             "run": Verb("Score a model, or a server's, on tasks. The default.", "evaluate:run"),
+            "lock": Verb("Lock a plan before anything is scored.", "evaluate:lock"),
             "list": Verb("The tasks.", "evaluate:tasks"),
             "items": Verb("Write the items of a task to a file.", "evaluate:items"),
             "invariance": Verb("How far results depend on the batch.", "evaluate:invariance"),

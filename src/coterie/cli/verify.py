@@ -74,9 +74,8 @@ def verify(
         one, other = open_side(a, model_name, key), open_side(b, model_name, key)
         origin = open_side(base, model_name, key) if base is not None else None
         verdict = compare(one, other, origin, data, tolerance)
-        signed = (
-            None if signer is None or not verdict.same else signer.write(one, other, verdict, model_name, key)
-        )
+        agreed = signer is not None and verdict.same
+        signed = signer.write(one, other, verdict, model_name, key) if signer and agreed else None
     except CoterieError as error:
         error.exit_code = 2
         raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -31,6 +31,11 @@ class EvalConfig(Settings):
     exact: bool = Field(True, description="An item's result never depends on what else is in the batch.")
     band: int = Field(8, ge=0, description="Other wordings of each item that are tried.")
     band_items: int = Field(50, ge=1, description="Items that are asked in other wordings.")
+    invariance: int = Field(0, ge=0, description="Items of each task that are asked in several batches.")
+    plan: str | None = Field(None, description="A plan that was locked (coterie eval lock), to follow.")
+    ledger: str | None = Field(None, description="The ledger of looks, in which the scores are entered.")
+    split: Literal["test", "dev", "sealed"] = Field("test", description="How the ledger counts the items.")
+    data_index: tuple[str, ...] = Field((), description="Further indexes of the training data.")
     allow_code: bool = Field(False, description="Run the programs that replies hold, in the sandbox.")
     dtype: str = Field("auto", description="What is computed in.")
     device: str = Field("auto", description="cpu, cuda, or auto.")

@@ -122,7 +122,8 @@ class _Lookup:
         common = (often.documents > max(rules.common_documents, rules.common_share * header.distinct)) | (
             (often.source_documents > rules.common_documents) & (often.source_share > rules.source_share)
         )
-        self.alive = units.valid & ~units.template & ~_widened(common & units.valid)
+        shared = (common | units.template) & units.valid
+        self.alive = units.valid & ~_widened(shared)
         self.hits = self.found & self.alive
         self.tried = asked & self.alive
         self.weights = np.log((header.distinct + 1) / often.documents)
@@ -197,10 +198,10 @@ class _Lookup:
 
 
 def _widened(common: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Common grams and those less than a window away.
+    """Common or template grams and those less than a window away.
 
     At the edges of a common passage, the text around it decides which gram is kept, so these have fewer
-    documents than the passage.
+    documents than the passage. A gram of one word and seven of an instruction says nothing about an item.
     """
     found = common.copy()
     for by in range(1, WINDOW):

@@ -15,6 +15,7 @@ from coterie.nn.router import Router, Routing
 from coterie.results.evaluation import InvarianceFacts
 
 SHUFFLES, COPIES = 3, 3
+_COMPARED = 120  # characters of a reply whose log-probability is compared; read again, they fit any model
 _LONG = 8  # times that a long neighbour repeats a question, at most
 
 # A composition: batches, each of the items that are asked together. Neighbours have ids of their batch alone.
@@ -30,6 +31,15 @@ class _Result:
     score: float
 
 
+def why_not(benchmark: Benchmark) -> str | None:
+    """Why a task cannot be asked in several batches, in words; None where it can."""
+    if benchmark.mode == "text":
+        return "scores whole texts; choose a task with items"
+    if any(benchmark.environment(item) for item in list(benchmark.items())[:1]):
+        return "calls tools; choose a task without them"
+    return None
+
+
 def measure_invariance(
     subject: LocalSubject, benchmark: Benchmark, options: ReplyOptions, items: int = 20, seed: int = 0
 ) -> InvarianceFacts:
@@ -41,12 +51,11 @@ def measure_invariance(
     then left out.
     Errors: `ConfigError` for tasks with tools and for whole texts, and where no item fits.
     """
-    if benchmark.mode == "text":
-        raise ConfigError(f"invariance: {benchmark.name} scores whole texts; choose a task with items")
+    reason = why_not(benchmark)
+    if reason is not None:
+        raise ConfigError(f"invariance: {benchmark.name} {reason}")
     options = replace(options, temperature=0.0, seed=None)
     asked = list(benchmark.items())
-    if any(benchmark.environment(item) for item in asked[:1]):
-        raise ConfigError(f"invariance: {benchmark.name} calls tools; choose a task without them")
     too_long = subject.too_long(asked, options, benchmark.mode == "choice")
     asked = [item for item in asked if item.id not in too_long][:items]
     if not asked:
@@ -54,7 +63,7 @@ def measure_invariance(
     run = _Invariance(subject, benchmark, options)
     with _counted_drops(subject) as dropped:
         alone = run.results([[item] for item in asked])
-        run.fixed = {id: found.said for id, found in alone.items()}
+        run.fixed = {id: found.said[:_COMPARED] for id, found in alone.items()}
         alone = run.results([[item] for item in asked]) if benchmark.mode == "reply" else alone
         others = [run.results(composition) for composition in compositions(asked, subject, options, seed)]
     changes = [

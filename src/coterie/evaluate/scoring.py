@@ -65,7 +65,7 @@ def score_benchmark(
     items = list(benchmark.items())
     if not benchmark.published:
         check_items(benchmark.name, items)
-    run = _Run(subject, benchmark, options, items[:limit])
+    run = _ScoringRun(subject, benchmark, options, items[:limit])
     asked = run.asked(tuple(seeds) if benchmark.mode == "reply" else ())
     kept = None if folder is None else KeptRecords(folder, file_name(benchmark.name), run.key())
     records = (
@@ -86,7 +86,7 @@ def score_benchmark(
     return ScoredTask(run.result(records, samples), records)
 
 
-class _Run:
+class _ScoringRun:
     """One benchmark on one subject."""
 
     def __init__(
@@ -184,7 +184,20 @@ class _Run:
         """What the records amount to. Errors: as `task_result`."""
         prompt = self.subject.facts(self.options, self.extractor)
         digest = digest_of([item.digest for item in self.items])
-        return task_result(self.benchmark, records, self.groups, prompt, digest, samples)
+        found = task_result(self.benchmark, records, self.groups, prompt, digest, samples)
+        return found.model_copy(update={"extras": self._extras(records)})
+
+    def _extras(self, records: Sequence[ItemRecord]) -> dict[str, float]:
+        """What the benchmark says over all verdicts, from their records."""
+        by_id = {item.id: item for item in self.items}
+        judged = [record for record in records if not record.failed]
+        verdicts = [
+            ItemVerdict(
+                record.score, record.extracted, record.lenient, record.unparsed, False, record.confidence
+            )
+            for record in judged
+        ]
+        return self.benchmark.extras([by_id[record.id] for record in judged], verdicts)
 
 
 def task_result(

@@ -15,34 +15,45 @@ import torch
 from coterie.benchmarks import SUITES, Benchmark, load_benchmark
 from coterie.config.errors import ConfigError
 from coterie.config.evaluate import EvalConfig
-from coterie.config.files import file_sha256, read_bytes, write_text
+from coterie.config.files import read_bytes, write_text
 from coterie.evaluate.asking import ReplyOptions
 from coterie.evaluate.detectors.extraction import extraction_finding, failed_finding
 from coterie.evaluate.detectors.prompt_band import band_finding, prompt_band
 from coterie.evaluate.harness.benchmark import HarnessBenchmark, harness_benchmarks
 from coterie.evaluate.harness.tasks import PREFIX
-from coterie.evaluate.invariance import measure_invariance
+from coterie.evaluate.invariance import is_invariant, measure_invariance, why_not
 from coterie.evaluate.kept_records import read_records, records_root
 from coterie.evaluate.local_subject import LocalSubject
 from coterie.evaluate.remote_subject import RemoteSubject
+from coterie.evaluate.safety import safety_facts
 from coterie.evaluate.scoring import score_benchmark
 from coterie.evaluate.subject import Subject
 from coterie.evidence.canonical import canonical
 from coterie.infer.model import load
+from coterie.recipes.eval_evidence import (
+    LockedPlan,
+    followed_plan,
+    lock_plan,
+    note_looks,
+    stages_behind,
+    training_facts,
+    with_splits,
+)
 from coterie.remote.client import Endpoint, is_url, read_key
 from coterie.report.eval_page import write_eval_page
 from coterie.results.evaluation import (
     DetectorFinding,
     EvalReport,
+    ExecProfile,
     InvarianceFacts,
     ItemRecord,
     TaskResult,
-    TrainingFacts,
 )
 
 _log = logging.getLogger("coterie")
 REPORT, PAGE, SAMPLES = "report.json", "report.html", "samples"
-_PRIVATE = ("model", "out", "key_file", "name", "model_name")  # of this machine, not of the scores
+# of this machine, not of the scores
+_PRIVATE = ("model", "out", "key_file", "name", "model_name", "plan", "ledger", "data_index")
 _LARGEST = 2**28  # bytes of a report
 
 
@@ -62,7 +73,10 @@ def run_evaluation(config: EvalConfig, subject: Subject | None = None) -> Evalua
     model are known to be usable. Errors: `CoterieError` subclasses, one line each.
     """
     benchmarks = list(benchmarks_of(config))
+    plan = followed_plan(config, benchmarks)
     subject = subject or open_subject(config)
+    checkpoint = subject.model.checkpoint if isinstance(subject, LocalSubject) else None
+    stages = stages_behind(config, checkpoint)
     out = Path(config.out)
     tasks: list[TaskResult] = []
     records: dict[str, list[ItemRecord]] = {}
@@ -73,17 +87,23 @@ def run_evaluation(config: EvalConfig, subject: Subject | None = None) -> Evalua
             asked_of(subject, benchmark), benchmark, options, limit=config.limit, seeds=config.seeds,
             folder=out / SAMPLES,
         )  # fmt: skip
-        tasks.append(_examined(config, asked_of(subject, benchmark), benchmark, done.result, done.records))
+        result = _examined(config, asked_of(subject, benchmark), benchmark, done.result, done.records)
+        tasks.append(with_splits(result, benchmark, done.records, stages))
         records[benchmark.name] = done.records
     flags = [f"{task.id}:{found.id}" for task in tasks for found in task.detectors if found.flag]
     report = EvalReport(
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         subject=subject.identity,
-        training=_training(subject),
-        exec_profile=subject.profile,
+        training=training_facts(checkpoint, stages),
+        plan=plan,
+        exec_profile=_measured(subject.profile, tasks),
         seeds={"sampling": list(config.seeds)},
         settings=_settings(config),
         tasks=tasks,
+        safety=safety_facts(
+            [(one, task, records[task.id]) for one, task in zip(benchmarks, tasks, strict=True)]
+        ),
+        looks=note_looks(config, subject.identity, tasks, records),
         flags=flags,
         verdict="WARN" if flags else "PASS",
     )
@@ -98,6 +118,11 @@ def evaluate(model: str, *tasks: str, **settings: Any) -> EvalReport:
     """
     given = {"model": model, "tasks": tasks} | settings
     return run_evaluation(EvalConfig.from_dict(given, "evaluate")).report
+
+
+def lock(config: EvalConfig, path: str | Path) -> LockedPlan:
+    """Lock the plan of an evaluation before anything is scored. Errors: `CoterieError`, one line each."""
+    return lock_plan(config, list(benchmarks_of(config)), Path(path))
 
 
 def invariance(config: EvalConfig, items: int = 20) -> dict[str, InvarianceFacts]:
@@ -221,7 +246,16 @@ def _examined(
         band = prompt_band(subject, benchmark, options, records, config.band, config.band_items)
         findings.append(None if band is None else band_finding(band))
     found = [finding for finding in findings if finding is not None]
-    return result.model_copy(update={"band": band, "detectors": found})
+    batches = None
+    if config.invariance and isinstance(subject, LocalSubject) and why_not(benchmark) is None:
+        batches = measure_invariance(subject, benchmark, reply_options(config, benchmark), config.invariance)
+    return result.model_copy(update={"band": band, "detectors": found, "invariance": batches})
+
+
+def _measured(profile: ExecProfile, tasks: Sequence[TaskResult]) -> ExecProfile:
+    """The profile with whether results were the same in every batch, where that was measured."""
+    found = [task.invariance for task in tasks if task.invariance is not None]
+    return profile.model_copy(update={"batch_invariant": all(map(is_invariant, found)) if found else None})
 
 
 def _settings(config: EvalConfig) -> dict[str, Any]:
@@ -229,11 +263,3 @@ def _settings(config: EvalConfig) -> dict[str, Any]:
     kept = {key: value for key, value in config.to_dict().items() if key not in _PRIVATE}
     found: dict[str, Any] = json.loads(canonical(kept))
     return found
-
-
-def _training(subject: Subject) -> TrainingFacts:
-    checkpoint = subject.model.checkpoint if isinstance(subject, LocalSubject) else None
-    manifest = None if checkpoint is None else checkpoint.path / "coterie.json"
-    if manifest is None or not manifest.is_file():
-        return TrainingFacts()
-    return TrainingFacts(manifest=f"sha256:{file_sha256(manifest)}")

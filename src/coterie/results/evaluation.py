@@ -214,7 +214,10 @@ class SamplesFile(Settings):
 
 
 class TaskResult(Settings):
-    """Everything said about one task. `items`: digest over the digests of its items in order."""
+    """Everything said about one task. `items`: digest over the digests of its items in order.
+
+    `extras`: further numbers that the benchmark gives, such as a calibration error.
+    """
 
     id: str
     version: str
@@ -225,6 +228,7 @@ class TaskResult(Settings):
     prompt: PromptFacts
     score: TaskScore
     groups: dict[str, Estimate] = Field(default_factory=dict)
+    extras: dict[str, float] = Field(default_factory=dict)
     between_seeds: Estimate | None = None
     splits: ScoreSplits | None = None
     band: PromptBand | None = None

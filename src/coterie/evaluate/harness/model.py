@@ -35,7 +35,7 @@ _NO_CHANGE: Mapping[str, Any] = {"num_beams": 1, "use_cache": True, "num_return_
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenText:
     """What a model wrote for one request, up to the first stop string. `truncated`: it ended at its limit."""
 
     text: str
@@ -116,7 +116,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         """The reply to each (context, settings), up to the first of its stop strings."""
         return [written.text for written in self.write(requests)]
 
-    def write(self, requests: Sequence[Any]) -> list[Written]:
+    def write(self, requests: Sequence[Any]) -> list[WrittenText]:
         """The replies of `generate_until`, with their lengths."""
         asked = [self._request(request, repeat) for request, repeat in _repeats(requests)]
         engine = Engine(
@@ -131,7 +131,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         for (_, _, until), reply in zip(asked, replies, strict=True):
             text = self.tokenizer.decode(reply.ids, skip_special=True)
             text = postprocess_generated_text(text, until, None)
-            found.append(Written(text, len(reply.ids), reply.finish_reason == "length"))
+            found.append(WrittenText(text, len(reply.ids), reply.finish_reason == "length"))
         return found
 
     def _request(self, request: Any, repeat: int) -> tuple[list[int], SamplingParams, list[str]]:
