@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 import textwrap
 from pathlib import Path
@@ -21,6 +20,7 @@ from tables_operations import operations
 from tables_quantised import quantised
 from tables_real import real_model
 from tables_rl import reinforcement_speed
+from tables_soak import soak, stall
 from tables_speculate import drafts
 
 RESULTS = Path(__file__).parent / "results"
@@ -218,45 +218,6 @@ def serve(record: dict[str, Any]) -> str:
         f"{record['prompt_tokens']} tokens, "
         f"{record['settings']['rounds']} round(s), load average {environment['load_average']:.1f}. Command: "
         f"`python bench/{environment['command']}`.\n\n" + table(head, rows)
-    )
-
-
-def soak(record: dict[str, Any]) -> str:
-    """One row per thing that must not grow."""
-    rows = []
-    for name, scale, unit in (("memory_bytes", 1e6, " MB"), ("threads", 1, ""), ("descriptors", 1, "")):
-        found = record[name]
-        early, late = (f"{found[when] / scale:.0f}{unit}" for when in ("early", "late"))
-        rows.append([name.partition("_")[0], early, late, f"{100 * found['growth']:+.2f} %"])
-    return (
-        "## A server over time\n\n"
-        f"{record['clients']} clients request every kind of reply for {record['minutes']:g} minutes; some "
-        "disconnect "
-        f"or send invalid requests: {sum(record['requests'].values()):,} requests, "
-        f"{record['num_failures']} lost. The "
-        "columns are medians over the third and the last fifth of the time. Command: "
-        f"`python bench/{record['environment']['command']}`.\n\n"
-        + table(["", "third fifth", "last fifth", "growth"], rows)
-    )
-
-
-def stall(record: dict[str, Any]) -> str:
-    """One row per way to read prompts."""
-    rows = []
-    for name, rounds in record["rounds"].items():
-        row = [statistics.median(turn[key] for turn in rounds) for key in ("gap_p50", "gap_p99", "gap_max")]
-        first = statistics.median(turn["first_token_of_long_prompts"] for turn in rounds)
-        rows.append([name, *(f"{1000 * value:.0f} ms" for value in row), f"{first:.1f} s"])
-    asked = record["settings"]
-    return (
-        "## Long prompts during replies\n\n"
-        f"{asked['talkers']} clients receive replies while another sends prompts of {asked['prompt']} "
-        "words, one after "
-        f"the other, to a model of {record['parameters']:,} parameters. The gap is the time between two "
-        "pieces of a "
-        f"reply. Medians of {asked['rounds']} rounds. Command: `python "
-        f"bench/{record['environment']['command']}`.\n\n"
-        + table(["`--max-stall`", "median gap", "p99", "longest", "first token of long prompts"], rows)
     )
 
 

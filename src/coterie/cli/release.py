@@ -25,6 +25,16 @@ Publics = Annotated[
     list[str] | None,
     typer.Option("--public", help="The publisher's .pub file, and of others who signed (repeatable)."),
 ]
+LicenceFile = Annotated[
+    str | None, typer.Option("--license", help="The licence's text (default: LICENSE of the directory).")
+]
+LicenceName = Annotated[
+    str | None, typer.Option(help="Its identifier, such as apache-2.0 (default: as the text says).")
+]
+Signers = Annotated[
+    list[str] | None,
+    typer.Option(help="The .pub file of who signed the report, if it was not you (repeatable)."),
+]
 
 
 def make(
@@ -40,12 +50,8 @@ def make(
         typer.Option(help="Where users will find it, such as owner/name (default: the directory's)."),
     ] = None,
     about: Annotated[str | None, typer.Option(help="A file of prose for the card.")] = None,
-    license_file: Annotated[
-        str | None, typer.Option("--license", help="The licence's text (default: LICENSE of the directory).")
-    ] = None,
-    license_name: Annotated[
-        str | None, typer.Option(help="Its identifier, such as apache-2.0 (default: as the text says).")
-    ] = None,
+    license_file: LicenceFile = None,
+    license_name: LicenceName = None,
     waive: Waived = None,
     index: Annotated[
         list[str] | None, typer.Option(help="An index of training data to publish with it (repeatable).")
@@ -55,10 +61,7 @@ def make(
         typer.Option(help="A server that the card names; must serve these weights (repeatable)."),
     ] = None,
     ledger: Annotated[str | None, typer.Option(help="The ledger of looks.")] = None,
-    public: Annotated[
-        list[str] | None,
-        typer.Option(help="The .pub file of who signed the report, if it was not you (repeatable)."),
-    ] = None,
+    public: Signers = None,
     items: Annotated[
         int,
         typer.Option("--m", help="Items of each task that are run again before signing; 0: none.", min=0),

@@ -20,6 +20,9 @@ EITHER = (
     "A directory (model or adapter), hub id (owner/name), GGUF file or address of "
     "an OpenAI-compatible server."
 )
+Claims = Annotated[
+    str | None, typer.Option(help="Append the signed statement here (default: claims.jsonl next to A).")
+]
 
 
 def verify(
@@ -44,9 +47,7 @@ def verify(
         str | None,
         typer.Option(help="Where A and B are the same, sign with this private key that A is made from B."),
     ] = None,
-    claims: Annotated[
-        str | None, typer.Option(help="Append the signed statement here (default: claims.jsonl next to A).")
-    ] = None,
+    claims: Claims = None,
     model_name: Annotated[
         str | None, typer.Option(help="The model's name at the server.", rich_help_panel=CONNECTION)
     ] = None,
