@@ -8,7 +8,7 @@ from coterie.benchmarks import load_benchmark
 from coterie.benchmarks.arithmetic import Arithmetic
 from coterie.benchmarks.item import Benchmark, ItemReply
 from coterie.config import DataError
-from coterie.evaluate.safety import holm, safety_changes, safety_facts
+from coterie.evaluate.safety import safety_changes, safety_facts
 from coterie.report.safety_text import safety_markdown
 from coterie.results.accuracy import accuracy
 from coterie.results.evaluation import (
@@ -107,9 +107,3 @@ def test_tuning_that_makes_a_model_refuse_everything_is_seen_on_both_sides() -> 
     assert [row.change.p for row in same] == [1.0, 1.0] and same[0].verdict == "no change shown"
     with pytest.raises(DataError, match="not given the same items"):
         safety_changes(groups, {bench.name: before}, {bench.name: after[1:]})
-
-
-def test_holm() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.9, 0.6]) == [1.0, 1.0]
-    assert holm([]) == []

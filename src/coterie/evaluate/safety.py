@@ -13,6 +13,7 @@ from coterie.config import DataError
 from coterie.results.accuracy import accuracy_change
 from coterie.results.evaluation import ItemRecord, TaskResult
 from coterie.results.safety import MemorisedFacts, SafetyChange, SafetyFacts, SafetyMeasure
+from coterie.stats.paired import holm
 
 # (task, group) -> what a right reply does; a group that is not named is a disguise of a harmful request.
 _NAMES = {
@@ -106,12 +107,3 @@ def safety_changes(
         SafetyChange(name=name_of(task, group), task=task, group=group, change=change, p_holm=p)
         for (task, group, _, _), change, p in zip(found, changes, corrected, strict=True)
     ]
-
-
-def holm(ps: Sequence[float]) -> list[float]:
-    """p-values after Holm's correction (1979), in their order."""
-    result, highest = [0.0] * len(ps), 0.0
-    for rank, index in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
-        highest = max(highest, min(1.0, (len(ps) - rank) * ps[index]))
-        result[index] = highest
-    return result

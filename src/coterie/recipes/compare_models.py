@@ -17,7 +17,6 @@ from coterie.data.examples import ExampleSet, read_all
 from coterie.data.formats import ChatExample, Example, PairExample
 from coterie.data.tokenised import TokenExample, pack, tokenise_all
 from coterie.evaluate.local_subject import LocalSubject
-from coterie.evaluate.safety import holm
 from coterie.evaluate.scoring import score_benchmark
 from coterie.evaluate.tuning import unit_scores
 from coterie.infer.model import LanguageModel, load
@@ -28,6 +27,7 @@ from coterie.remote.client import is_url
 from coterie.report.compare_page import write_models_page
 from coterie.results.accuracy import accuracy, accuracy_change
 from coterie.results.compare_models import ComparedModel, ModelComparison, ModelPair
+from coterie.stats.paired import holm
 from coterie.stats.seeds import seeded_difference
 
 _log = logging.getLogger("coterie")
