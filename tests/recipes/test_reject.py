@@ -113,7 +113,8 @@ def make_pool_in(place: Path) -> Path:
 
 
 def test_without_a_row_it_says_why(place: Path) -> None:
-    with pytest.raises(TrainingError, match=r"nothing to learn: .* replies are right .*truncated\); tune on"):
+    says = r"nothing to learn: .* replies are right .*truncated\); right replies were cut off at 2 tokens"
+    with pytest.raises(TrainingError, match=says):
         rejected(place, "cut")
     assert not (place / "cut" / "rows.jsonl").exists()
 
