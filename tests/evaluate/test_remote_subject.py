@@ -7,14 +7,20 @@ from collections.abc import Iterator
 
 import pytest
 
-from coterie.config import ConfigError
+from coterie.config import ConfigError, CoterieError
 from coterie.evaluate.asking import ReplyOptions, prompt_digest
 from coterie.evaluate.local_subject import LocalSubject
 from coterie.evaluate.remote_subject import RemoteSubject
 from coterie.evaluate.scoring import score_benchmark
+from coterie.hosting import identities
+from coterie.hosting.host import Host
+from coterie.hosting.service import Service
+from coterie.hosting.settings import ServeSettings
+from coterie.identity.tensors import weight_tree
 from coterie.infer.model import LanguageModel
 from coterie.remote.client import Endpoint, EndpointError
 from coterie.serve.inprocess import endpoint
+from coterie.serve.server import ServerThread
 from tests.agents.models import PLAIN, chat_model
 from tests.evaluate.items import Choices, Letters, identity_of
 
@@ -89,18 +95,44 @@ def test_what_a_server_cannot_do_is_one_line(remote: RemoteSubject, monkeypatch:
     assert other.too_long(Letters(1).items(), OPTIONS, weigh=False) == {}
 
 
-def test_the_identity_is_the_servers(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = {
-        "identity": identity_of("x").to_dict(),
-        "exec_profile": {"engine": "e", "version": "1", "dtype": "f"},
-    }
+def test_the_identity_is_that_of_the_model_that_is_asked(model: LanguageModel) -> None:
+    """Two models of one server, and a server that does not know the question."""
+    other = chat_model(PLAIN, seed=7)
+    settings = ServeSettings.from_dict({"port": 0, "page": False})
+    host = Host.of(Service(model, "one", settings), Service(other, "two", settings))
+    with ServerThread(host) as server:
+        found = {name: RemoteSubject(Endpoint(server.url), name, "mine") for name in ("one", "two")}
+        first = RemoteSubject(Endpoint(server.url))
+    for name, weights in (("one", model.model), ("two", other.model)):
+        assert found[name].identity.weights_tensors == weight_tree(weights).root
+        assert found[name].identity.name == "mine"
+    assert first.identity.weights_tensors == found["one"].identity.weights_tensors
+    assert first.profile.engine.startswith("coterie")
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_a_server_without_an_identity_has_no_digest(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
     get = Endpoint.get
-    monkeypatch.setattr(
-        Endpoint, "get", lambda self, path: told if path == "/v1/identity" else get(self, path)
-    )
+
+    def answer(self: Endpoint, path: str) -> object:
+        if path.startswith("/v1/identity"):
+            raise EndpointError("no such path", status)
+        return get(self, path)
+
+    monkeypatch.setattr(Endpoint, "get", answer)
     with contextlib.closing(endpoint(model, "tiny")) as client:
-        subject = RemoteSubject(client, name="mine")
-    assert subject.identity.name == "mine"
-    assert (
-        subject.identity.weights_tensors == identity_of("x").weights_tensors and subject.profile.engine == "e"
-    )
+        subject = RemoteSubject(client)
+    assert subject.identity.weights_tensors is None and subject.profile.engine == "server"
+
+
+def test_a_server_that_fails_to_say_its_identity_is_not_scored(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*given: object) -> None:
+        raise CoterieError("the weights cannot be hashed")
+
+    monkeypatch.setattr(identities, "weight_tree", fails)
+    with contextlib.closing(endpoint(model, "tiny")) as client, pytest.raises(EndpointError):
+        RemoteSubject(client)

@@ -9,10 +9,11 @@ from coterie.benchmarks import load_benchmark
 from coterie.config import DataError
 from coterie.evaluate.asking import ReplyOptions
 from coterie.evaluate.local_subject import LocalSubject
-from coterie.evaluate.replay import differs, drawn, noisy_power, noisy_tests, power, replay
+from coterie.evaluate.replay import differs, drawn, noisy_power, noisy_tests, replay
 from coterie.evaluate.scoring import score_benchmark
 from coterie.infer.model import LanguageModel
 from coterie.results.evaluation import ItemRecord
+from coterie.stats.power import replay_power
 from coterie.text.tokenizer import Tokenizer
 from tests.infer.models import tiny_model
 
@@ -48,12 +49,12 @@ def test_two_percent_are_caught_with_149_items_in_95_of_100_of_a_thousand_draws(
     true = honest(TOTAL, 0)
     claimed = inflated(true, 0.02, 1)
     found = sum(caught(claimed, true, str(nonce), 149) for nonce in range(1000))
-    expected = power(TOTAL, 149, 0.02)
+    expected = replay_power(TOTAL, 149, 0.02)
     assert expected >= 0.95
     # four standard deviations of a thousand draws
     assert abs(found / 1000 - expected) < 4 * (expected * (1 - expected) / 1000) ** 0.5
     assert pytest.approx(expected, abs=0.01) == 1 - (1 - 0.02) ** 149  # drawn with replacement: the spec's
-    assert power(TOTAL, 59, 0.05) >= 0.95 and power(TOTAL, 59, 0.02) < 0.8
+    assert replay_power(TOTAL, 59, 0.05) >= 0.95 and replay_power(TOTAL, 59, 0.02) < 0.8
 
 
 def test_an_honest_report_always_passes_and_a_tenth_that_was_changed_never_does() -> None:

@@ -11,17 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.config import CoterieError
 from coterie.evidence.canonical import digest_of
 from coterie.evidence.keys import SigningKey
 from coterie.evidence.ledger import Ledger, LookOutcome
+from coterie.evidence.statements import short
+from coterie.hosting.host import Host
 from coterie.identity.tensors import stored_weight_tree
+from coterie.infer.model import load
 from coterie.release.bundle import sign_waivers
 from coterie.release.gate import refusals
 from coterie.release.report_files import ReportFiles
 from coterie.results.evaluation import EvalReport
+from coterie.serve.server import ServerThread
+from coterie.verify.known import known_identity
 from tests.release.released import (
     case,
     change_tensor,
@@ -32,6 +37,7 @@ from tests.release.released import (
     write_report,
 )
 from tests.release.reports import DIGEST
+from tests.serve.support import service
 
 EXPERT = "model.layers.1.mlp.experts.3.down_proj.weight"
 
@@ -131,7 +137,7 @@ def test_scores_that_their_records_do_not_give(copy: Path) -> None:
     samples.write_text("\n".join(samples.read_text().splitlines()[:-1]) + "\n")
     assert any("holds 39 records, and the report says 40" in one for one in reasons(copy))
     samples.unlink()
-    assert any("lists.jsonl: cannot be read" in one for one in reasons(copy))
+    assert any("lists.jsonl: there is no such file" in one for one in reasons(copy))
 
 
 def test_a_record_that_was_turned(copy: Path) -> None:
@@ -276,38 +282,40 @@ def test_a_report_of_another_form_is_one_line(
     assert words in str(stop.value) and "\n" not in str(stop.value)
 
 
-class _Identity(BaseHTTPRequestHandler):
+class _Nothing(BaseHTTPRequestHandler):
+    """A server that knows no path."""
+
     def do_GET(self) -> None:
-        body = json.dumps(self.server.says).encode()  # type: ignore[attr-defined]
-        self.send_response(200 if self.path == "/v1/identity" else 404)
-        self.send_header("content-length", str(len(body)))
+        self.send_response(404)
+        self.send_header("content-length", "0")
         self.end_headers()
-        self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing on the terminal of the tests."""
 
 
 @pytest.fixture()
-def server() -> Iterator[HTTPServer]:
-    server = HTTPServer(("127.0.0.1", 0), _Identity)
+def nothing() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), _Nothing)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    yield server
+    yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
 
 
-def test_an_advertised_server_must_serve_these_weights(copy: Path, server: HTTPServer) -> None:
-    url = f"http://127.0.0.1:{server.server_port}"
-    right = stored_weight_tree(Checkpoint.open(copy / "model")).root
-    server.says = {"weights_tensors": right}  # type: ignore[attr-defined]
-    assert reasons(copy, endpoints=[url]) == []
-    server.says = {"weights_tensors": DIGEST}  # type: ignore[attr-defined]
-    [found] = reasons(copy, endpoints=[url])
-    assert found.startswith("endpoint: ") and "555555555555" in found
-    server.says = {}  # type: ignore[attr-defined]
-    assert "none that it names" in reasons(copy, endpoints=[url])[0]
+def test_an_advertised_server_must_serve_these_weights(copy: Path, nothing: str) -> None:
+    with ServerThread(Host.of(service(load(copy / "model")))) as server:
+        assert reasons(copy, endpoints=[server.url]) == []
+    changed = load(copy / "model")
+    with torch.no_grad():
+        changed.model.blocks[1].attention.o.weight[0, 0] += 0.25
+    with ServerThread(Host.of(service(changed))) as server:
+        [found] = reasons(copy, endpoints=[server.url])
+        served = known_identity(server.url).identity.weights_tensors
+        assert found.startswith(f"endpoint: {server.url} serves the weights {short(served)}, and the report")
+    [found] = reasons(copy, endpoints=[nothing])
+    assert found.startswith("endpoint: ") and "does not say which weights it runs" in found
     assert "endpoint: " in reasons(copy, endpoints=["http://127.0.0.1:9"])[0]
 
 

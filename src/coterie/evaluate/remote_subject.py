@@ -29,6 +29,7 @@ from coterie.remote.client import Endpoint, EndpointError
 from coterie.results.evaluation import ExecProfile, ModelIdentity, PromptFacts
 from coterie.sandbox.tools import Tool
 from coterie.text.messages import Message
+from coterie.verify.known import served_identity
 from coterie.verify.server import ScoredServer
 
 _NO_SUCH_PATH = (404, 405, 501)
@@ -41,8 +42,9 @@ class RemoteSubject:
     """One model of a server.
 
     `model`: its name there (None: the first one). `name`: in the report. The digests are what the server
-    says at `/v1/identity`; a server without it has none, so that nothing ties a score to weights. Choices are
-    weighed by the log-probabilities of an echoed prompt, in the token ids of the server's `/tokenize`.
+    says of this model at `/v1/identity`; a server without it has none, so that nothing ties a score to
+    weights. Choices are weighed by the log-probabilities of an echoed prompt, in the token ids of
+    the server's `/tokenize`.
     """
 
     def __init__(
@@ -52,20 +54,15 @@ class RemoteSubject:
         self._speaker = RemoteSpeaker(endpoint, model)
         self._scored = ScoredServer(endpoint, self._speaker.model)
         self._parallel = parallel
-        said = self._told()
-        given = said.get("identity", said)
-        known = isinstance(given, Mapping) and given.get("weights_tensors") is not None
+        name = name or self._speaker.name
+        said = served_identity(endpoint, self._speaker.model)
         self.identity = (
-            ModelIdentity.from_dict({**given, "name": name or self._speaker.name}, endpoint.label)
-            if known
-            else ModelIdentity(name=name or self._speaker.name, weights_tensors=None)
+            ModelIdentity(name=name, weights_tensors=None)
+            if said is None
+            else said.identity.model_copy(update={"name": name})
         )
-        profile = said.get("exec_profile") or said.get("profile")
-        self.profile = (
-            ExecProfile.from_dict(profile, endpoint.label)
-            if isinstance(profile, Mapping)
-            else ExecProfile(engine="server", version="", dtype="")
-        )
+        unknown = ExecProfile(engine="server", version="", dtype="")
+        self.profile = unknown if said is None or said.profile is None else said.profile
 
     def form(self, options: ReplyOptions) -> Form:
         """See `Subject`."""
@@ -252,16 +249,6 @@ class RemoteSubject:
     @property
     def _template(self) -> str:
         return self.identity.chat_template or digest_bytes(self._shown.encode())
-
-    def _told(self) -> Mapping[str, Any]:
-        """What the server says about itself; nothing where it does not know the question."""
-        try:
-            said = self.endpoint.get("/v1/identity")
-        except EndpointError as error:
-            if error.status is None:
-                raise
-            return {}
-        return said if isinstance(said, Mapping) else {}
 
     def _each(self, ask: Callable[[_In], _Out], asked: Sequence[_In]) -> list[_Out]:
         """One request after the other for each, several at once. Errors: those of the first that fails."""

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from coterie.benchmarks.item import Benchmark, BenchmarkItem, ItemReply, ItemVerdict
+from coterie.benchmarks.files import FixedItems
+from coterie.benchmarks.item import Benchmark
 from coterie.config import DataError
 from coterie.evaluate.asking import ReplyOptions
 from coterie.evaluate.scoring import score_benchmark, task_result
 from coterie.evaluate.subject import Subject
 from coterie.evidence.canonical import digest_of
 from coterie.results.evaluation import ItemRecord, TaskResult
-from coterie.sandbox.tools import Tool
 
 ALPHA = 0.01  # of all tests together, in noisy mode
 _SLACK = 10.0  # how many times as far as two honest runs log-probabilities may be apart, on another machine
@@ -43,12 +43,6 @@ def drawn(report_digest: str, nonce: str, count: int, total: int) -> list[int]:
     return sorted(sorted(range(total), key=ranks.__getitem__)[:count])
 
 
-def power(total: int, count: int, share: float) -> float:
-    """The probability that at least one of `count` items of `total` is among the `share` that was changed."""
-    changed = math.ceil(share * total - 1e-9)
-    return 1.0 - float(stats.hypergeom.pmf(0, total, changed, min(count, total)))
-
-
 def replay(
     subject: Subject, benchmark: Benchmark, options: ReplyOptions, claimed: Sequence[ItemRecord]
 ) -> list[ItemRecord]:
@@ -65,7 +59,7 @@ def replay(
             )
     found: dict[tuple[str, int | None], ItemRecord] = {}
     for seed in dict.fromkeys(record.seed for record in claimed):
-        some = SomeItems(benchmark, [items[record.id] for record in claimed if record.seed == seed])
+        some = FixedItems(benchmark, [items[record.id] for record in claimed if record.seed == seed])
         done = score_benchmark(subject, some, options, seeds=() if seed is None else (seed,))
         found |= {(record.id, record.seed): record for record in done.records}
     return [found[record.id, record.seed] for record in claimed]
@@ -112,32 +106,6 @@ def _equal(first: Any, second: Any) -> bool:
     if isinstance(first, float) and isinstance(second, float):
         return math.isclose(first, second, rel_tol=_ROUNDING, abs_tol=_ROUNDING)
     return bool(first == second)
-
-
-class SomeItems(Benchmark):
-    """A benchmark with some of its items."""
-
-    def __init__(self, inner: Benchmark, items: Sequence[BenchmarkItem]) -> None:
-        self._inner, self._items = inner, list(items)
-        self.name, self.says, self.version, self.mode = inner.name, inner.says, inner.version, inner.mode
-        self.metric, self.cluster_key, self.executes = inner.metric, inner.cluster_key, inner.executes
-        self.published, self.max_tokens = inner.published, inner.max_tokens
-
-    def items(self) -> Sequence[BenchmarkItem]:
-        """See `Benchmark`."""
-        return self._items
-
-    def judge(self, item: BenchmarkItem, reply: ItemReply) -> ItemVerdict:
-        """See `Benchmark`."""
-        return self._inner.judge(item, reply)
-
-    def judge_all(self, items: Sequence[BenchmarkItem], replies: Sequence[ItemReply]) -> list[ItemVerdict]:
-        """See `Benchmark`."""
-        return self._inner.judge_all(items, replies)
-
-    def environment(self, item: BenchmarkItem) -> Sequence[Tool]:
-        """See `Benchmark`."""
-        return self._inner.environment(item)
 
 
 def differs(claimed: ItemRecord, again: ItemRecord, tolerance: float = 0.0) -> str:

@@ -19,7 +19,6 @@ from coterie.evaluate.replay import (
     drawn,
     noisy_power,
     noisy_tests,
-    power,
     replay,
 )
 from coterie.evaluate.subject import Subject
@@ -38,6 +37,7 @@ from coterie.recipes.evaluate import (
 from coterie.results.evaluation import EvalReport, ExecProfile, ItemRecord, ModelIdentity
 from coterie.results.release import ReplayedItems
 from coterie.results.reproduction import Reproduction, TaskReproduction
+from coterie.stats.power import replay_power
 
 _log = logging.getLogger("coterie")
 ITEMS = 149  # of each task: 95 % that an inflation of 2 % is found
@@ -198,7 +198,7 @@ def _task(
     told = [(one.id, differs(one, other)) for one, other in zip(claimed, again, strict=True)]
     wrong = [f"item {id}: {why}" for id, why in told if why]
     if tests is None:
-        finds = {f"{share:g}": power(total, len(claimed), share) for share in SHARES}
+        finds = {f"{share:g}": replay_power(total, len(claimed), share) for share in SHARES}
         facts: dict[str, float | None] = {}
     else:
         finds = {f"{share:g}": noisy_power(len(claimed), share, allowed=tests.noise) for share in SHARES}

@@ -93,7 +93,7 @@ def check_release(path: str | Path, keys: Sequence[PublicKey]) -> CheckedRelease
 
 
 def check_endpoint(url: str, evidence: ReportFiles) -> CheckedRelease:
-    """Check that a server serves the weights that a report is of. Errors: as `served_weights`."""
+    """Check that a server serves the weights that a report is of. Errors: as `known_identity`."""
     checkpoint: Any = None  # not looked at by this rule
     case = Case(checkpoint, evidence, (), endpoints=[url])
     found = [Refusal("endpoint", says) for says in endpoints(case)]

@@ -27,10 +27,8 @@ from coterie.identity.tensors import stored_weight_tree
 from coterie.identity.tree import WeightTree
 from coterie.release.numbers import stray_numbers
 from coterie.release.report_files import ReportFiles
-from coterie.remote.client import Endpoint
 from coterie.results.evaluation import Waiver
-
-IDENTITY_PATH = "/v1/identity"
+from coterie.verify.known import known_identity
 
 
 @dataclass(frozen=True)
@@ -265,20 +263,8 @@ RULES: dict[str, Callable[[Case], Iterator[str]]] = {
 
 
 def served_weights(url: str) -> str | None:
-    """The tensor digest that a server states of its model; None where it states none.
-
-    Errors: `EndpointError` for a server that cannot be reached or has no identity.
-    """
-    endpoint = Endpoint(url, timeout=60.0)
-    try:
-        answer = endpoint.request("GET", IDENTITY_PATH)
-    finally:
-        endpoint.close()
-    data = answer.data if isinstance(answer.data, Mapping) else {}
-    if answer.status != 200:
-        raise CoterieError(f"{url}: does not say which weights it serves ({IDENTITY_PATH}: {answer.status})")
-    stated = data.get("weights_tensors")
-    return stated if isinstance(stated, str) else None
+    """The tensor digest that a server states of its model, or None. Errors: as `known_identity`."""
+    return known_identity(url).identity.weights_tensors
 
 
 def _time(text: str) -> datetime | None:

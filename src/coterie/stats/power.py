@@ -6,8 +6,6 @@ import math
 
 from scipy import stats
 
-from coterie.config.errors import DataError
-
 POWER = 0.8
 
 
@@ -21,16 +19,7 @@ def smallest_difference(error: float, clusters: int, power: float = POWER) -> fl
     return error * float(stats.t.ppf(0.975, clusters - 1) + stats.t.ppf(power, clusters - 1))
 
 
-def replay_power(share: float, items: int) -> float:
-    """The probability that replaying `items` items meets one of the `share` that were changed."""
-    return 1 - (1 - share) ** items
-
-
-def replay_items(share: float, power: float = 0.95) -> int:
-    """How many items must be replayed to meet one of the changed `share` with probability `power`.
-
-    Errors: `DataError` for a share or a power outside 0 to 1.
-    """
-    if not (0 < share < 1 and 0 < power < 1):
-        raise DataError("replay: the changed share and the power are between 0 and 1")
-    return math.ceil(math.log1p(-power) / math.log1p(-share))
+def replay_power(total: int, count: int, share: float) -> float:
+    """The probability that replaying `count` of `total` items meets one of the `share` that was changed."""
+    changed = math.ceil(share * total - 1e-9)
+    return 1.0 - float(stats.hypergeom.pmf(0, total, changed, min(count, total)))

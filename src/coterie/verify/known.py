@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from coterie.identity.tree import WeightTree
 from coterie.remote.client import Endpoint, EndpointError, is_url
 from coterie.results.evaluation import ExecProfile, ModelIdentity
 
+_NO_SUCH_PATH = (404, 405, 501)
 # What makes a reply besides the weights, by field and in words.
 _BESIDES = {
     "config": "config.json",
@@ -65,7 +67,13 @@ def known_identity(target: str, model_name: str | None = None, key: str | None =
     ask the server for, and its bearer token. Errors: `CoterieError`, one line.
     """
     if is_url(target):
-        return _served(target, model_name, key)
+        with closing(Endpoint(target, key)) as server:
+            served = served_identity(server, model_name)
+            if served is None:
+                raise CoterieError(
+                    f"{server.root}: does not say which weights it runs (/v1/identity); coterie serve does"
+                )
+            return served
     if target.endswith(".json") and Path(target).is_file():
         return _answered(read_json(target, "give a model, or what coterie identity --json wrote"), target)
     if is_variant(target):
@@ -93,19 +101,18 @@ def identity_difference(a: KnownIdentity, b: KnownIdentity) -> IdentityDifferenc
     return IdentityDifference(a.tree.differences(b.tree), besides)
 
 
-def _served(url: str, model_name: str | None, key: str | None) -> KnownIdentity:
-    server = Endpoint(url, key)
-    query = "" if model_name is None else f"?model={quote(model_name)}"
+def served_identity(server: Endpoint, model_name: str | None = None) -> KnownIdentity | None:
+    """What a server says of one of its models (None: the first); None where it does not know the question.
+
+    Errors: `CoterieError`, one line, for a model that it does not have, and an answer that does not add up.
+    """
+    query = "" if model_name is None else f"?model={quote(model_name, safe='')}"
     try:
         found = server.get(f"/v1/identity{query}")
     except EndpointError as error:
-        if error.status in (404, 405) and error.code != "model_not_found":
-            raise CoterieError(
-                f"{server.root}: does not say which weights it runs (/v1/identity); coterie serve does"
-            ) from None
+        if error.status in _NO_SUCH_PATH and error.code != "model_not_found":
+            return None
         raise
-    finally:
-        server.close()
     return _answered(found, server.root)
 
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 from scipy import stats
 
+from coterie.benchmarks.files import FixedItems
 from coterie.benchmarks.item import Benchmark
 from coterie.evaluate.asking import ReplyOptions
-from coterie.evaluate.replay import SomeItems
 from coterie.evaluate.scoring import item_means, score_benchmark
 from coterie.evaluate.subject import Subject
 from coterie.results.evaluation import DetectorFinding, ItemRecord
@@ -44,7 +44,7 @@ def twin_finding(
     if len(templates) < 2:
         return None
     greedy = replace(options, temperature=0.0, seed=None)
-    drawn = SomeItems(benchmark, fresh)
+    drawn = FixedItems(benchmark, fresh)
     drawn.published = True  # two items of a template may have the same twin
     scored = item_means(score_benchmark(subject, drawn, greedy).records)
     gaps: dict[str, list[float]] = {}
