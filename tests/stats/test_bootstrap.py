@@ -7,7 +7,7 @@ import pytest
 
 from coterie.config.errors import DataError
 from coterie.stats.bootstrap import bootstrap_mean, macro_average
-from coterie.stats.single import cluster_error
+from coterie.stats.clusters import cluster_error
 
 
 def test_the_interval_of_a_clustered_mean() -> None:

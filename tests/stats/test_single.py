@@ -11,7 +11,8 @@ from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
 from coterie.config.errors import DataError
-from coterie.stats.single import between_seeds, cluster_error, jeffreys, task_score
+from coterie.stats.clusters import cluster_error
+from coterie.stats.single import between_seeds, jeffreys, task_score
 
 
 def alone(count: int) -> list[str]:

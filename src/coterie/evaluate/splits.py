@@ -15,7 +15,8 @@ from coterie.results.contamination import CLEAN_ABOVE, WARN_ABOVE, Contamination
 from coterie.results.evaluation import ClassScore, DetectorFinding, ItemRecord, ScoreSplits
 from coterie.results.intervals import Estimate
 from coterie.stats.bootstrap import estimate, ratios
-from coterie.stats.single import cluster_sums, task_score
+from coterie.stats.clusters import cluster_sums
+from coterie.stats.single import task_score
 
 
 def queried(items: Sequence[BenchmarkItem]) -> list[QueriedItem]:

@@ -11,7 +11,7 @@ from coterie.config import DataError
 from coterie.evaluate.bits import DocumentScore
 from coterie.results.intervals import Interval, Score
 from coterie.stats.bootstrap import ratio_interval
-from coterie.stats.single import Numbers
+from coterie.stats.clusters import Numbers
 
 
 def _ratio_interval(bits: Numbers, num_bytes: Numbers, seed: int) -> Interval:

@@ -8,7 +8,7 @@ import numpy as np
 
 from coterie.config.errors import DataError
 from coterie.results.intervals import Estimate
-from coterie.stats.single import Numbers, checked, cluster_sums
+from coterie.stats.clusters import Numbers, checked, cluster_sums
 
 RESAMPLES = 2000
 

@@ -14,8 +14,8 @@ from coterie.results.evaluation import ItemRecord
 from coterie.results.intervals import Estimate
 from coterie.results.paired import PairedDifference
 from coterie.stats.bootstrap import bootstrap_mean
+from coterie.stats.clusters import Numbers, checked, cluster_error, cluster_sums
 from coterie.stats.power import smallest_difference
-from coterie.stats.single import Numbers, checked, cluster_error, cluster_sums
 
 _EXACT = 14  # clusters up to which all signs are tried
 _DRAWS = 20_000

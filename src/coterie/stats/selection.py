@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from coterie.config.errors import DataError
 from coterie.results.intervals import Estimate
-from coterie.stats.single import cluster_sums
+from coterie.stats.clusters import cluster_sums
 
 _DRAWS = 2000
 

@@ -6,16 +6,15 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
 from coterie.config.errors import DataError
 from coterie.results.accuracy import wilson
 from coterie.results.evaluation import TaskScore
 from coterie.results.intervals import Estimate
+from coterie.stats.clusters import checked, cluster_error
 from coterie.stats.power import POWER, smallest_difference
 
-Numbers = npt.NDArray[np.float64]
 FEW = 300  # items below which an interval from the central limit theorem is too narrow (arXiv 2503.01747)
 _Z = float(stats.norm.ppf(0.975))
 
@@ -61,21 +60,6 @@ def jeffreys(right: int, count: int) -> tuple[float, float]:
     return (0.0 if right == 0 else float(low)), (1.0 if right == count else float(high))
 
 
-def cluster_error(values: Numbers, groups: Sequence[str]) -> float:
-    """The standard error of the mean, with C / (C - 1) for few clusters; 0 for one cluster."""
-    sums = cluster_sums(values - values.mean(), groups)
-    number = len(sums)
-    if number < 2:
-        return 0.0
-    return float(math.sqrt((sums**2).sum() * number / (number - 1)) / len(values))
-
-
-def cluster_sums(values: Numbers, groups: Sequence[str]) -> Numbers:
-    """(C,): the sum of each cluster's values."""
-    _, index = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
-    return np.bincount(index, weights=values).astype(np.float64)
-
-
 def between_seeds(scores: Sequence[float]) -> Estimate | None:
     """The standard deviation of a score between sampling seeds, with its 95 % interval; None below two.
 
@@ -87,12 +71,3 @@ def between_seeds(scores: Sequence[float]) -> Estimate | None:
     deviation = float(np.std(scores, ddof=1))
     low, high = (deviation * math.sqrt(freedom / float(stats.chi2.ppf(at, freedom))) for at in (0.975, 0.025))
     return Estimate(value=deviation, low=low, high=high)
-
-
-def checked(values: Sequence[float], clusters: Sequence[str]) -> tuple[Numbers, Sequence[str]]:
-    """The values as an array with their clusters. Errors: `DataError` for none, or not one cluster each."""
-    if not len(values):
-        raise DataError("there is nothing to average")
-    if len(values) != len(clusters):
-        raise DataError(f"{len(values)} scores and {len(clusters)} clusters; give each score its cluster")
-    return np.asarray(values, dtype=np.float64), clusters
