@@ -24,9 +24,6 @@ from coterie.nn.transformer import Transformer
 from tests.families.hf import _BASE, CONFIGS, VOCAB, randomise
 
 STEPS, SEQUENCES = 24, 3  # beyond every window and chunk of the small configs
-# The gated delta rule carries a rounding from token to token: weights that differ by half of their last bit
-# change the module's own scores by 7e-5 here.
-CARRYING = {"qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"}
 
 
 def made(config: ModelConfig, dtype: torch.dtype = torch.float32, seed: int = 0) -> Transformer:
@@ -86,18 +83,41 @@ def by_plan(
     return Answers(torch.stack(logits), chosen)
 
 
-def equal(ours: Answers, theirs: Answers, tolerance: float = 2e-5) -> None:
-    """`tolerance`: relative to the largest score; float32 sums of a few hundred numbers in another order."""
+def equal(ours: Answers, model: Transformer, num: int = SEQUENCES) -> None:
+    """The module chooses the same experts, and its logits differ by float32 sums in another order.
+
+    For a few hundred numbers that is 2e-5 of the largest logit, unless the model amplifies roundings.
+    """
+    theirs = by_module(model, num)
     for one, other in zip(ours.chosen, theirs.chosen, strict=True):
         for layer, ids in other.items():
             assert torch.equal(one[layer].sort(-1).values, ids.sort(-1).values), layer
-    assert (ours.logits - theirs.logits).abs().max() <= tolerance * theirs.logits.abs().max()
+    apart = float((ours.logits - theirs.logits).abs().max())
+    if apart > 2e-5 * float(theirs.logits.abs().max()):
+        assert apart <= 4 * reach_of_a_rounding(model, theirs, num)
+
+
+def reach_of_a_rounding(model: Transformer, answers: Answers, num: int) -> float:
+    """How far the module's own logits move when each weight moves by its last bit, up or down.
+
+    A sum of n numbers in another order is the sum of weights that are off by about sqrt(n) / 2 last bits
+    (Higham, Accuracy and Stability, 3.1), so a few times this is what an order of sums can do. A recurrent
+    state carries a rounding from token to token; a norm of few numbers near 0 enlarges it.
+    """
+    moved = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for weight in moved.parameters():
+            up = torch.rand(weight.shape, generator=generator) < 0.5
+            towards = torch.where(up, torch.inf, -torch.inf).to(weight.dtype)
+            weight.copy_(torch.nextafter(weight, towards))
+    return float((by_module(moved, num).logits - answers.logits).abs().max())
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name != "phi3_longrope"])
 def test_every_family(name: str) -> None:
     model = made(family(name))
-    equal(by_plan(model), by_module(model), 2e-4 if name in CARRYING else 2e-5)
+    equal(by_plan(model), model)
 
 
 def test_blocks_of_one_part_and_experts_without_gates_in_a_latent_space() -> None:
@@ -115,7 +135,7 @@ def test_blocks_of_one_part_and_experts_without_gates_in_a_latent_space() -> Non
         BlockConfig(attention=attention, ffn=experts),
     )
     model = made(ModelConfig(family="test", vocab_size=VOCAB, width=36, blocks=blocks, max_positions=64))
-    equal(by_plan(model), by_module(model))
+    equal(by_plan(model), model)
 
 
 @torch.inference_mode()
@@ -193,7 +213,7 @@ KINDS = ["f32", "bf16", "int8", "int4", *_SLOW]
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_weight_is_exact(kind: str) -> None:
     model = held_as(kind)
-    equal(by_plan(model), by_module(widened(model)))
+    equal(by_plan(model), widened(model))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -214,7 +234,7 @@ def test_together_equals_alone_and_threads_change_nothing(kind: str) -> None:
 def test_layers_with_a_state_and_inputs_of_every_kind(name: str, kind: str) -> None:
     model = held_as(kind, name)
     whole = by_plan(model)
-    equal(whole, by_module(widened(model)), 2e-4 if name in CARRYING else 2e-5)
+    equal(whole, widened(model))
     assert torch.equal(by_plan(model, SEQUENCES, [1], threads=2).logits[:, 0], whole.logits[:, 1])
 
 
@@ -229,14 +249,14 @@ def test_blocks_of_any_size(kind: str, block: int) -> None:
     """Blocks that 32 does not divide, and rows that end in the middle of one."""
     model = held_as(kind, block=block)
     whole = by_plan(model, 4)
-    equal(whole, by_module(widened(model), 4))
+    equal(whole, widened(model), 4)
     assert torch.equal(by_plan(model, 4, [2], threads=2).logits[:, 0], whole.logits[:, 2])
 
 
 def test_latent_attention_with_bfloat16_weights_and_a_quantised_projection() -> None:
     for kind in ("bf16", "int4"):
         model = held_as(kind, "deepseek_v3")
-        equal(by_plan(model), by_module(widened(model)))
+        equal(by_plan(model), widened(model))
 
 
 @pytest.mark.parametrize("name", ["qwen3_moe", "gpt_oss", "deepseek_v3"])
@@ -281,7 +301,7 @@ def test_a_plan_notices_other_weights() -> None:
     with torch.no_grad():
         model.norm.weight.mul_(2)
     assert plan.is_current(), "weights are read in place"
-    equal(by_plan(model), by_module(model))
+    equal(by_plan(model), model)
     model.norm.weight = torch.nn.Parameter(model.norm.weight * 2)
     assert not plan.is_current()
 
