@@ -14,6 +14,7 @@ from coterie.evidence.canonical import canonical
 from coterie.infer.model import save
 from coterie.recipes.evaluate import evaluate, read_report, run_evaluation
 from coterie.results.evaluation import EvalReport
+from coterie.stats.paired import holm
 from tests.agents.models import PLAIN, chat_model
 
 ARITHMETIC = {"arithmetic": {"n": 12}, "facts": {"n": 12}}
@@ -49,6 +50,16 @@ def test_the_report_and_its_files(model: Path, tmp_path: Path) -> None:
     )
     assert report.subject.weights_tensors is not None and report.subject.chat_template is not None
     assert report.exec_profile.exact and report.training.manifest is not None
+
+
+def test_what_tests_found_is_corrected_over_the_report(model: Path, tmp_path: Path) -> None:
+    report = run_evaluation(config(model, tmp_path, twins=6)).report
+    found = {task.id: one for task in report.tasks for one in task.detectors if one.id == "D2"}
+    assert set(found) == {"arithmetic", "facts"}
+    ps = [one.p for one in found.values() if one.p is not None]
+    assert sorted(one.p_holm or 0 for one in found.values()) == sorted(holm(ps))
+    assert not any(one.flag for one in found.values()) and "6 items" in found["facts"].says
+    assert "new ones of their templates" in (tmp_path / "report.html").read_text()
 
 
 def test_other_weights_are_asked_again_and_the_same_are_not(model: Path, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ class EvalConfig(Settings):
     exact: bool = Field(True, description="An item's result never depends on what else is in the batch.")
     band: int = Field(8, ge=0, description="Other wordings of each item that are tried.")
     band_items: int = Field(50, ge=1, description="Items that are asked in other wordings.")
+    twins: int = Field(0, ge=0, description="Items that are compared with new ones of their template.")
     invariance: int = Field(0, ge=0, description="Items of each task that are asked in several batches.")
     plan: str | None = Field(None, description="A plan that was locked (coterie eval lock), to follow.")
     ledger: str | None = Field(None, description="The ledger of looks, in which the scores are entered.")

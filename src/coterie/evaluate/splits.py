@@ -21,7 +21,9 @@ from coterie.stats.single import task_score
 
 def queried(items: Sequence[BenchmarkItem]) -> list[QueriedItem]:
     """The texts of items that a search of the training data looks up."""
-    return [QueriedItem(item.id, item.question, _answers(item), item.choices, item.passage) for item in items]
+    return [
+        QueriedItem(item.id, item.question, answers_of(item), item.choices, item.passage) for item in items
+    ]
 
 
 def score_splits(
@@ -86,7 +88,7 @@ def _clean_minus_all(
     return estimate(float((values * kept).sum() / kept.sum() - values.mean()), drawn)
 
 
-def _answers(item: BenchmarkItem) -> tuple[str, ...]:
+def answers_of(item: BenchmarkItem) -> tuple[str, ...]:
     """Every form of the answer as text."""
     answer = item.answer
     if item.choices and isinstance(answer, int) and 0 <= answer < len(item.choices):

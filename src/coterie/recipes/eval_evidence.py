@@ -34,7 +34,7 @@ PLAN_SCHEMA = "coterie.eval_plan/v1"
 # What decides how items are asked. The model is not among them: a plan is locked before one is chosen.
 _ASKED = (
     "settings", "limit", "max_tokens", "temperature", "seeds", "effort", "reasoning_tokens", "form", "system",
-    "turns", "exact", "band", "band_items",
+    "turns", "exact", "band", "band_items", "twins",
 )  # fmt: skip
 
 

@@ -16,12 +16,10 @@ from coterie.benchmarks import SUITES, Benchmark, load_benchmark
 from coterie.config.errors import ConfigError
 from coterie.config.evaluate import EvalConfig
 from coterie.config.files import read_bytes, write_text
-from coterie.evaluate.asking import ReplyOptions
-from coterie.evaluate.detectors.extraction import extraction_finding, failed_finding
-from coterie.evaluate.detectors.prompt_band import band_finding, prompt_band
+from coterie.evaluate.detectors.correction import corrected, flags_of, ruling
 from coterie.evaluate.harness.benchmark import HarnessBenchmark, harness_benchmarks
 from coterie.evaluate.harness.tasks import PREFIX
-from coterie.evaluate.invariance import is_invariant, measure_invariance, why_not
+from coterie.evaluate.invariance import is_invariant, measure_invariance
 from coterie.evaluate.kept_records import read_records, records_root
 from coterie.evaluate.local_subject import LocalSubject
 from coterie.evaluate.remote_subject import RemoteSubject
@@ -39,10 +37,10 @@ from coterie.recipes.eval_evidence import (
     training_facts,
     with_splits,
 )
+from coterie.recipes.eval_findings import examined, reply_options
 from coterie.remote.client import Endpoint, is_url, read_key
 from coterie.report.eval_page import write_eval_page
 from coterie.results.evaluation import (
-    DetectorFinding,
     EvalReport,
     ExecProfile,
     InvarianceFacts,
@@ -87,10 +85,10 @@ def run_evaluation(config: EvalConfig, subject: Subject | None = None) -> Evalua
             asked_of(subject, benchmark), benchmark, options, limit=config.limit, seeds=config.seeds,
             folder=out / SAMPLES,
         )  # fmt: skip
-        result = _examined(config, asked_of(subject, benchmark), benchmark, done.result, done.records)
+        result = examined(config, asked_of(subject, benchmark), benchmark, done.result, done.records)
         tasks.append(with_splits(result, benchmark, done.records, stages))
         records[benchmark.name] = done.records
-    flags = [f"{task.id}:{found.id}" for task in tasks for found in task.detectors if found.flag]
+    tasks = corrected(tasks)
     report = EvalReport(
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         subject=subject.identity,
@@ -104,8 +102,8 @@ def run_evaluation(config: EvalConfig, subject: Subject | None = None) -> Evalua
             [(one, task, records[task.id]) for one, task in zip(benchmarks, tasks, strict=True)]
         ),
         looks=note_looks(config, subject.identity, tasks, records),
-        flags=flags,
-        verdict="WARN" if flags else "PASS",
+        flags=flags_of(tasks),
+        verdict=ruling(tasks),
     )
     write_report(report, records, out)
     return Evaluated(report, records, out)
@@ -164,19 +162,6 @@ def asked_of(subject: Subject, benchmark: Benchmark) -> Subject:
     return HarnessSubject(subject, benchmark)
 
 
-def reply_options(config: EvalConfig, benchmark: Benchmark) -> ReplyOptions:
-    """How the items of one task are asked."""
-    return ReplyOptions(
-        max_tokens=config.max_tokens or benchmark.max_tokens,
-        temperature=config.temperature,
-        effort=config.effort,
-        reasoning_tokens=config.reasoning_tokens,
-        form=config.form,
-        system=config.system,
-        turns=config.turns,
-    )
-
-
 def write_report(report: EvalReport, records: dict[str, list[ItemRecord]], out: Path) -> None:
     """Write `report.json` in its canonical form, and the page."""
     out.mkdir(parents=True, exist_ok=True)
@@ -227,29 +212,6 @@ def benchmarks_of(config: EvalConfig) -> Iterator[Benchmark]:
                 "allow it"
             )
         yield benchmark
-
-
-def _examined(
-    config: EvalConfig,
-    subject: Subject,
-    benchmark: Benchmark,
-    result: TaskResult,
-    records: Sequence[ItemRecord],
-) -> TaskResult:
-    """The result with what the detectors of this process found."""
-    findings: list[DetectorFinding | None] = [failed_finding(result)]
-    band = None
-    if benchmark.mode == "reply":
-        findings.append(extraction_finding(result))
-    if config.band and benchmark.mode != "text":
-        options = reply_options(config, benchmark)
-        band = prompt_band(subject, benchmark, options, records, config.band, config.band_items)
-        findings.append(None if band is None else band_finding(band))
-    found = [finding for finding in findings if finding is not None]
-    batches = None
-    if config.invariance and isinstance(subject, LocalSubject) and why_not(benchmark) is None:
-        batches = measure_invariance(subject, benchmark, reply_options(config, benchmark), config.invariance)
-    return result.model_copy(update={"band": band, "detectors": found, "invariance": batches})
 
 
 def _measured(profile: ExecProfile, tasks: Sequence[TaskResult]) -> ExecProfile:

@@ -27,13 +27,8 @@ from coterie.evidence.claims import append_claim
 from coterie.evidence.keys import SigningKey
 from coterie.evidence.statements import REPRODUCED, short, sign_statement
 from coterie.hub.names import HubName
-from coterie.recipes.evaluate import (
-    asked_of,
-    benchmarks_of,
-    open_subject,
-    read_report,
-    reply_options,
-)
+from coterie.recipes.eval_findings import reply_options
+from coterie.recipes.evaluate import asked_of, benchmarks_of, open_subject, read_report
 from coterie.results.evaluation import EvalReport, ExecProfile, ItemRecord, ModelIdentity
 from coterie.results.release import ReplayedItems
 from coterie.results.reproduction import Reproduction, TaskReproduction

@@ -9,10 +9,11 @@ import pytest
 
 from coterie.benchmarks.item import Benchmark, BenchmarkItem, ItemReply, ItemVerdict
 from coterie.evaluate.asking import Form, ReplyOptions
-from coterie.evaluate.detectors.twins import ALPHA, gap_finding, one_sided, twin_finding
+from coterie.evaluate.detectors.correction import ALPHA
+from coterie.evaluate.detectors.twins import twin_finding
 from coterie.evaluate.scoring import score_benchmark
 from coterie.evaluate.subject import Environment, no_tools
-from coterie.results.evaluation import ExecProfile, ModelIdentity, PromptFacts
+from coterie.results.evaluation import DetectorFinding, ExecProfile, ModelIdentity, PromptFacts
 
 TEMPLATES, EACH = 12, 3
 
@@ -73,29 +74,40 @@ class Guesser:
         return found
 
 
-def finding(known: float, able: float, seed: int = 0):  # type: ignore[no-untyped-def]
-    subject, benchmark, options = Guesser(known, able, seed), Templates(), ReplyOptions()
+def finding(known: float, able: float, seed: int = 0, temperature: float = 0.0) -> DetectorFinding | None:
+    subject, benchmark = Guesser(known, able, seed), Templates()
+    options = ReplyOptions(temperature=temperature)
     records = score_benchmark(subject, benchmark, options).records  # type: ignore[arg-type]
-    return twin_finding(subject, benchmark, options, records)  # type: ignore[arg-type]
+    return twin_finding(subject, benchmark, options, records, items=50)  # type: ignore[arg-type]
 
 
-def test_a_model_that_knows_the_items_is_flagged() -> None:
+def test_a_model_that_knows_the_items_has_a_small_p_value() -> None:
     found = finding(0.95, 0.4)
-    assert found.flag and found.statistic > 0.3 and "12 templates" in found.says
+    assert found is not None and found.p is not None and found.statistic is not None
+    assert found.p < 1e-4 and found.statistic > 0.3 and "36 items" in found.says and "180 new" in found.says
+    assert not found.flag  # a flag is set over the whole report
 
 
 def test_a_model_that_does_not_is_flagged_as_rarely_as_said() -> None:
-    flags = sum(finding(0.5, 0.5, seed).flag for seed in range(60))
-    assert flags <= 4  # of 60 at 1 %: more has probability below 1e-3
-    assert not finding(0.2, 0.9).flag  # twins that are easier are no contamination
+    """The test's error is in tests/stats/test_ranks.py, over more runs."""
+    ps = [found.p for seed in range(12) if (found := finding(0.9, 0.9, seed)) is not None]
+    assert sum(p < ALPHA for p in ps if p is not None) <= 2  # of 12 at 1 %: more has probability 2e-4
+    easier = finding(0.2, 0.9)
+    assert easier is not None and easier.p is not None and easier.p > 0.99  # that is no contamination
 
 
-def test_the_p_value_is_uniform_without_a_gap() -> None:
-    random = np.random.default_rng(0)
-    ps = [one_sided(random.normal(0, 1, 8)) for _ in range(2000)]
-    assert np.mean(np.asarray(ps) < 0.05) == pytest.approx(0.05, abs=4 * (0.05 * 0.95 / 2000) ** 0.5)
-    assert one_sided([0.0, 0.0]) == 1.0 and one_sided([1.0] * 8) < ALPHA
-    assert not gap_finding([0.1, 0.1], 2).flag  # two templates prove nothing
+def test_sampled_headlines_are_not_compared_with_greedy_twins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a temperature the items themselves are answered greedily again."""
+    asked: list[str] = []
+    replies = Guesser.replies
+
+    def noted(self: Guesser, items: Sequence[BenchmarkItem], options: ReplyOptions, *rest: object):  # type: ignore[no-untyped-def]
+        asked.extend(item.question for item in items if options.temperature == 0)
+        return replies(self, items, options)
+
+    monkeypatch.setattr(Guesser, "replies", noted)
+    assert finding(0.5, 0.5, temperature=0.7) is not None
+    assert {"0-0", "11-2"} < set(asked) and len(asked) == 36 * 6
 
 
 def test_a_benchmark_without_twins_has_no_finding() -> None:
@@ -105,4 +117,4 @@ def test_a_benchmark_without_twins_has_no_finding() -> None:
 
     subject = Guesser(0.5, 0.5)
     records = score_benchmark(subject, NoTwins(), ReplyOptions()).records  # type: ignore[arg-type]
-    assert twin_finding(subject, NoTwins(), ReplyOptions(), records) is None  # type: ignore[arg-type]
+    assert twin_finding(subject, NoTwins(), ReplyOptions(), records, 50) is None  # type: ignore[arg-type]
