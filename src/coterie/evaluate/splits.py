@@ -11,7 +11,7 @@ from coterie.benchmarks.item import BenchmarkItem
 from coterie.contamination.items import QueriedItem
 from coterie.contamination.splits import split_items
 from coterie.evaluate.scoring import item_means
-from coterie.results.contamination import CLEAN_ABOVE, WARN_ABOVE, ContaminationRecord
+from coterie.results.contamination import ContaminationRecord
 from coterie.results.evaluation import ClassScore, DetectorFinding, ItemRecord, ScoreSplits
 from coterie.results.intervals import Estimate
 from coterie.stats.bootstrap import estimate, ratios
@@ -52,15 +52,13 @@ def score_splits(
 
 def split_finding(splits: ScoreSplits) -> DetectorFinding:
     """D1: a flag from 1 % contaminated items on, or where the clean score differs for certain."""
-    count = splits.clean.items + splits.contaminated.items + splits.unscannable.items
-    share, change = splits.contaminated.items / count, splits.clean_minus_all
-    differs = change is not None and not change.low <= 0 <= change.high
+    share = splits.contaminated_share
     says = f"{share:.1%} of the items are in the training data"
-    if share > CLEAN_ABOVE or differs:
+    if splits.clean_counts:
         says += "; read the clean score"
     if splits.coverage < 1:
         says += f"; nothing can be said of {1 - splits.coverage:.1%}"
-    return DetectorFinding(id="D1", statistic=share, flag=share > WARN_ABOVE or differs, says=says)
+    return DetectorFinding(id="D1", statistic=share, flag=splits.is_flagged, says=says)
 
 
 def _class_score(values: Sequence[float], clusters: Sequence[str], lower_is_better: bool) -> ClassScore:

@@ -16,7 +16,6 @@ import yaml
 
 from coterie.report.safety_text import safety_markdown
 from coterie.report.words import count
-from coterie.results.contamination import CLEAN_ABOVE
 from coterie.results.evaluation import EvalReport, TaskResult, Waiver
 
 MARKER = "Rendered by coterie {version} from report.json. Do not edit: `coterie release check` compares both."
@@ -63,12 +62,8 @@ class Headline:
 def headline(task: TaskResult) -> Headline:
     """The score over all items, or over the clean ones where contamination decides that they count."""
     splits, score = task.splits, task.score
-    if splits is not None and splits.clean.value is not None:
-        parts = (splits.clean.items, splits.contaminated.items, splits.unscannable.items)
-        change = splits.clean_minus_all
-        differs = change is not None and not change.low <= 0 <= change.high
-        if differs or splits.contaminated.items > CLEAN_ABOVE * sum(parts):
-            return Headline(splits.clean.value, splits.clean.low, splits.clean.high, "clean items")
+    if splits is not None and splits.clean.value is not None and splits.clean_counts:
+        return Headline(splits.clean.value, splits.clean.low, splits.clean.high, "clean items")
     return Headline(score.value, score.low, score.high, "all items")
 
 

@@ -1,18 +1,16 @@
-"""What a search of the training data for evaluation items found, and what it makes of a score."""
+"""What a search of the training data for evaluation items found."""
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from coterie.config import Settings
-from coterie.results.intervals import Estimate
 
 ItemClass = Literal["clean", "contaminated", "unscannable"]
 HitLabel = Literal["question_only", "question+answer", "passage_only"]
 CLASSES: tuple[ItemClass, ...] = ("clean", "contaminated", "unscannable")
-WARN_ABOVE, CLEAN_ABOVE = 0.01, 0.05  # of the items: a warning; the clean score becomes the headline
 
 
 class IndexFacts(Settings):
@@ -70,52 +68,3 @@ class ContaminationRecord(Settings):
         """One line for people."""
         counts = ", ".join(f"{self.count(kind):,} {kind}" for kind in CLASSES)
         return f"{len(self.findings):,} items: {counts}; coverage {self.coverage:.1%}"
-
-
-class SplitPart(Settings):
-    """The items of one class and their score; None where there are too few for one."""
-
-    items: int = Field(ge=0)
-    score: Estimate | None = None
-
-
-class ContaminationSplit(Settings):
-    """One score, split by what the training data holds of its items. `delta`: clean minus all, paired."""
-
-    clean: SplitPart
-    contaminated: SplitPart
-    unscannable: SplitPart
-    delta: Estimate | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if not self.items:
-            raise ValueError("a split of no items says nothing")
-        return self
-
-    @property
-    def items(self) -> int:
-        """All items."""
-        return self.clean.items + self.contaminated.items + self.unscannable.items
-
-    @property
-    def contaminated_share(self) -> float:
-        """Contaminated items over all items."""
-        return self.contaminated.items / self.items
-
-    @property
-    def headline(self) -> Literal["all", "clean"]:
-        """Which score may stand first: the clean one if much is contaminated or it differs for certain."""
-        differs = self.delta is not None and not self.delta.low <= 0 <= self.delta.high
-        return "clean" if differs or self.contaminated_share > CLEAN_ABOVE else "all"
-
-    @property
-    def flag(self) -> str | None:
-        """What a page must say above this score, in words."""
-        if self.headline == "clean":
-            return (
-                f"{self.contaminated_share:.1%} of the items are in the training data; read the clean score"
-            )
-        if self.contaminated_share > WARN_ABOVE:
-            return f"{self.contaminated_share:.1%} of the items are in the training data"
-        return None

@@ -19,7 +19,7 @@ ReportSchema = Literal["coterie.eval_report/v1"]
 REPORT_SCHEMA: ReportSchema = "coterie.eval_report/v1"
 Assurance = Literal["self_attested", "third_party", "reproduced"]
 Ruling = Literal["PASS", "WARN", "REFUSE"]
-ItemClass = Literal["clean", "contaminated", "unscannable"]
+WARN_ABOVE, CLEAN_ABOVE = 0.01, 0.05  # of the items are contaminated: a warning; the clean score counts
 # Choices are weighed by their log-probabilities; replies are read; whole texts cost bits per byte.
 ScoringMode = Literal["choice", "reply", "text"]
 
@@ -135,6 +135,28 @@ class ScoreSplits(Settings):
     unscannable: ClassScore
     clean_minus_all: Estimate | None = None
     coverage: float
+
+    @property
+    def contaminated_share(self) -> float:
+        """Contaminated items over all items."""
+        parts = (self.clean, self.contaminated, self.unscannable)
+        return self.contaminated.items / max(1, sum(part.items for part in parts))
+
+    @property
+    def differs(self) -> bool:
+        """Whether the clean score is another than that of all items, for certain."""
+        change = self.clean_minus_all
+        return change is not None and not change.low <= 0 <= change.high
+
+    @property
+    def clean_counts(self) -> bool:
+        """Whether the clean score is the one to read (D1)."""
+        return self.differs or self.contaminated_share > CLEAN_ABOVE
+
+    @property
+    def is_flagged(self) -> bool:
+        """Whether contamination must be said above the score (D1)."""
+        return self.differs or self.contaminated_share > WARN_ABOVE
 
 
 class PromptBand(Settings):
