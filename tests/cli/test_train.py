@@ -99,6 +99,7 @@ def test_output_inside_the_text_is_refused(
 ) -> None:
     path = write_config(tmp_path, text, text / "runs")
     assert "choose an 'out' outside the text" in fails(capsys, "train", str(path))
+    assert not (text / "runs").exists()
 
 
 def test_text_that_changed_is_not_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,6 +89,16 @@ class Prepared:
         ]
 
 
+def check_outside(config: DataConfig, out_dir: str | Path) -> None:
+    """Refuse a result inside the text, which would be read as text next time. Errors: `DataError`."""
+    for source in config.sources:
+        root = Path(source.path).expanduser()
+        if root.is_dir() and Path(out_dir).resolve().is_relative_to(root.resolve()):
+            raise DataError(
+                f"{source.path}: holds {out_dir}, where the result goes; choose an 'out' outside the text"
+            )
+
+
 def prepare(config: DataConfig, out_dir: str | Path) -> Prepared:
     """Read, deduplicate, split, train or load the tokenizer, write shards and `card.json` below `out_dir`.
 
@@ -96,12 +106,7 @@ def prepare(config: DataConfig, out_dir: str | Path) -> Prepared:
     is reused.
     Errors: `DataError` for sources that cannot be used, or a result that cannot be written.
     """
-    for source in config.sources:
-        root = Path(source.path).expanduser()
-        if root.is_dir() and Path(out_dir).resolve().is_relative_to(root.resolve()):
-            raise DataError(
-                f"{source.path}: holds {out_dir}, where the result goes; choose an 'out' outside the text"
-            )
+    check_outside(config, out_dir)
     final = Path(out_dir) / f"data-{_key(config)}"
     remove_dead(final.parent)
     if final.exists():

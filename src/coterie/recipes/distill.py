@@ -21,6 +21,7 @@ from coterie.config.effects import Facts
 from coterie.config.errors import ConfigError, TrainingError
 from coterie.config.files import write_json
 from coterie.config.methods import CONTINUED_RATES, rate_for_size
+from coterie.data.build import check_outside
 from coterie.data.order import Order
 from coterie.data.rows import Row
 from coterie.data.teacher_targets import TargetCache, TargetHeader, TaughtRows
@@ -92,6 +93,8 @@ def run_distill(config: DistillConfig, resume_hint: str = "the same command") ->
     `model`.
     Errors: `CoterieError` subclasses, one line each.
     """
+    if config.data is not None:
+        check_outside(config.data, config.out)  # before anything is written there
     with open_run(config) as processes:
         if processes.world > 1:
             raise TrainingError("distillation runs in one process; start it without torchrun")

@@ -16,7 +16,7 @@ from coterie.checkpoints.tensor_writer import write_model_files
 from coterie.config import ConfigError
 from coterie.config.data import DataConfig
 from coterie.config.run import TrainConfig
-from coterie.data.build import Prepared, prepare
+from coterie.data.build import Prepared, check_outside, prepare
 from coterie.machine.system import peak_memory_bytes
 from coterie.nn.transformer import Transformer
 from coterie.recipes.codistil import Students
@@ -66,8 +66,9 @@ def pretrain(config: TrainConfig, resume_hint: str = "the same command") -> Trai
     and one with students `students` and `codistil.json`.
     Errors: `CoterieError` subclasses, one line each.
     """
+    directory = config.data_dir or Path(config.out) / "data"
+    check_outside(config.data, config.out)  # before anything is written there
     with open_run(config) as processes:
-        directory = config.data_dir or Path(config.out) / "data"
         prepared = processes.main_first(lambda: prepare(data_settings(config), directory))
         trainer = pretrainer(config, prepared, processes)
         model = trainer.model
