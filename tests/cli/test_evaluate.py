@@ -67,7 +67,7 @@ def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:
         (("tiny", "arithmetik"), "did you mean 'arithmetic'"),
         (("tiny", "facts", "limt=3"), "did you mean 'limit'"),
         (("nowhere", "facts"), "no such directory"),
-        (("report", "tiny"), "give the directory of an evaluation"),
+        (("report", "tiny"), "give the directory that coterie eval wrote"),
     ],
 )
 def test_what_is_wrong_is_one_line(

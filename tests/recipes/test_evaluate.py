@@ -84,9 +84,9 @@ def test_other_weights_are_asked_again_and_the_same_are_not(model: Path, tmp_pat
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda text: text[:-30], "not JSON"),
-        (lambda text: text.replace("eval_report/v1", "eval_report/v9"), "schema_name"),
-        (lambda text: json.dumps({"schema_name": "other"}), "not the report"),
+        (lambda text: text[:-30], "not valid JSON"),
+        (lambda text: text.replace("eval_report/v1", "eval_report/v9"), "is of the schema"),
+        (lambda text: json.dumps({"schema_name": "other"}), "is of the schema 'other'"),
         (lambda text: text.replace('"n":12', '"n":"twelve"'), "tasks.0.n"),
     ],
 )

@@ -130,7 +130,7 @@ def test_a_score_that_was_changed_alone_is_refused(evaluated: tuple[Path, Evalua
     (task,) = report.report.tasks
     better = task.score.model_copy(update={"value": task.score.value + 0.02})
     folder = rewritten(report, tmp_path / "changed", report.records[task.id], score=better)
-    with pytest.raises(DataError, match=r"the report's score is 0.02 .* its records amount to 0 "):
+    with pytest.raises(ConfigError, match="its records give 0"):
         verify_report(folder, str(model), items=1)
     folder = rewritten(report, tmp_path / "items", report.records[task.id], items="sha256:" + "0" * 64)
     with pytest.raises(DataError, match="the report's 'items' is not what"):
@@ -166,7 +166,7 @@ def test_records_that_are_not_the_reports_are_refused(
     model, report = evaluated
     folder = tampered(report, tmp_path / "changed", 4)
     (folder / REPORT).write_text((report.path / REPORT).read_text())
-    with pytest.raises(ConfigError, match="other records than the report"):
+    with pytest.raises(ConfigError, match="other records than the report was made of"):
         verify_report(folder, str(model))
     data = json.loads((report.path / REPORT).read_text())
     assert data["settings"]["max_tokens"] == 4

@@ -143,7 +143,7 @@ def test_scores_that_their_records_do_not_give(copy: Path) -> None:
 def test_a_record_that_was_turned(copy: Path) -> None:
     samples = copy / "report" / "samples" / "lists.jsonl"
     samples.write_text(samples.read_text().replace('"reply":"it is 7"', '"reply":"it is 8"'))
-    assert [one for one in reasons(copy) if "other records than those that were signed" in one]
+    assert [one for one in reasons(copy) if "other records than the report was made of" in one]
 
 
 def test_no_plan_and_a_plan_that_came_too_late(copy: Path) -> None:

@@ -131,7 +131,7 @@ def test_bad_input_is_one_line(made: Path, tmp_path: Path, capsys: pytest.Captur
     model, report, private = str(made / "model"), str(made / "report"), str(made / "me.key")
     order = ["release", model, "--report", report]
     assert "give the file of a key" in fails(capsys, *order, "--key", str(tmp_path / "none"))
-    assert "give what coterie eval wrote" in fails(
+    assert "give the directory that coterie eval wrote" in fails(
         capsys, "release", model, "--report", model, "--key", private
     )
     assert "needs a reason" in fails(capsys, *order, "--key", private, "--waive", "lists:D9= ")

@@ -15,12 +15,11 @@ import torch
 from coterie.benchmarks import SUITES, Benchmark, load_benchmark
 from coterie.config.errors import ConfigError
 from coterie.config.evaluate import EvalConfig
-from coterie.config.files import read_bytes, write_text
+from coterie.config.files import write_text
 from coterie.evaluate.detectors.correction import corrected, flags_of, ruling
 from coterie.evaluate.harness.benchmark import HarnessBenchmark, harness_benchmarks
 from coterie.evaluate.harness.tasks import PREFIX
 from coterie.evaluate.invariance import is_invariant, measure_invariance
-from coterie.evaluate.kept_records import read_records, records_root
 from coterie.evaluate.local_subject import LocalSubject
 from coterie.evaluate.remote_subject import RemoteSubject
 from coterie.evaluate.safety import safety_facts
@@ -38,6 +37,7 @@ from coterie.recipes.eval_evidence import (
     with_splits,
 )
 from coterie.recipes.eval_findings import examined, reply_options
+from coterie.release.report_files import REPORT, ReportFiles
 from coterie.remote.client import Endpoint, is_url, read_key
 from coterie.report.eval_page import write_eval_page
 from coterie.results.evaluation import (
@@ -49,10 +49,9 @@ from coterie.results.evaluation import (
 )
 
 _log = logging.getLogger("coterie")
-REPORT, PAGE, SAMPLES = "report.json", "report.html", "samples"
+PAGE, SAMPLES = "report.html", "samples"
 # of this machine, not of the scores
 _PRIVATE = ("model", "out", "key_file", "name", "model_name", "plan", "ledger", "data_index")
-_LARGEST = 2**28  # bytes of a report
 
 
 @dataclass(frozen=True)
@@ -172,30 +171,11 @@ def write_report(report: EvalReport, records: dict[str, list[ItemRecord]], out: 
 def read_report(folder: Path) -> Evaluated:
     """A written report with its records.
 
-    Errors: `DataError` or `ConfigError`, one line, for a file that is missing or broken, and for records that
-    are not those of the report.
+    Errors: `ConfigError`, one line, for a file that is missing or broken, and for a score that its records do
+    not give.
     """
-    path = folder / REPORT
-    try:
-        data = json.loads(read_bytes(path, _LARGEST))
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}); give the directory of an evaluation"
-        ) from None
-    except ValueError:
-        raise ConfigError(f"{path}: is not JSON; it was cut or changed") from None
-    if not isinstance(data, dict) or not str(data.get("schema_name", "")).startswith("coterie.eval_report/"):
-        raise ConfigError(f"{path}: is not the report of an evaluation")
-    report = EvalReport.from_dict(data, str(path))
-    records = {}
-    for task in report.tasks:
-        found = read_records(folder / task.samples.path)
-        if len(found) != task.samples.rows or records_root(found) != task.samples.merkle_root:
-            raise ConfigError(
-                f"{folder / task.samples.path}: holds other records than the report was made of"
-            )
-        records[task.id] = found
-    return Evaluated(report, records, folder)
+    files = ReportFiles.read(folder)
+    return Evaluated(files.report, files.checked_records(), files.folder)
 
 
 def benchmarks_of(config: EvalConfig) -> Iterator[Benchmark]:

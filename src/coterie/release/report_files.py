@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from coterie.config import CoterieError
+from coterie.config import ConfigError, CoterieError
 from coterie.config.files import file_sha256, read_json
 from coterie.config.json_text import JsonLimits
 from coterie.evaluate.kept_records import read_records, records_root
@@ -39,12 +39,12 @@ class ReportFiles:
         """
         path = Path(path)
         file = path / REPORT if path.is_dir() else path
-        data = read_json(file, "give what coterie eval wrote", CoterieError, _LIMITS)
+        data = read_json(file, "give the directory that coterie eval wrote", CoterieError, _LIMITS)
         schema = data.get("schema_name", data.get("schema"))
         if schema != REPORT_SCHEMA:
             found = f"is of the schema {schema!r}" if schema is not None else "names no schema"
             raise CoterieError(
-                f"{file}: {found}, and {REPORT_SCHEMA} is needed; give what coterie eval wrote"
+                f"{file}: {found}, and {REPORT_SCHEMA} is needed; give the directory that coterie eval wrote"
             )
         return ReportFiles(file.parent, file, EvalReport.from_dict(data, str(file)))
 
@@ -105,6 +105,15 @@ class ReportFiles:
         except CoterieError:
             return named is not None
 
+    def checked_records(self) -> dict[str, list[ItemRecord]]:
+        """The records by task. Errors: `ConfigError`: the first of `problems`, or a file that is missing."""
+        found = {}
+        for task in self.report.tasks:
+            found[task.id] = self.records(task)
+            for problem in self._compared(task, found[task.id]):
+                raise ConfigError(f"{self.path}: {problem}")
+        return found
+
     def problems(self) -> Iterator[str]:
         """Where scores are not what their records say, one line each."""
         for task in self.report.tasks:
@@ -120,7 +129,7 @@ class ReportFiles:
         if len(records) != task.samples.rows:
             yield f"{where} holds {len(records):,} records, and the report says {task.samples.rows:,}"
         elif records_root(records) != task.samples.merkle_root:
-            yield f"{where} holds other records than those that were signed"
+            yield f"{where} holds other records than the report was made of"
         means: Mapping[str, float] = item_means(records)
         if not means:
             yield f"{where} holds no record with a score"
