@@ -13,7 +13,15 @@ from statsmodels.stats.weightstats import ttost_paired
 
 from coterie.config.errors import DataError
 from coterie.results.evaluation import ItemRecord
-from coterie.stats.paired import compare_records, compare_scores, holm, not_below, tost
+from coterie.stats.paired import (
+    compare_bits,
+    compare_records,
+    compare_scores,
+    corrected,
+    holm,
+    not_below,
+    tost,
+)
 
 
 def alone(count: int) -> list[str]:
@@ -112,3 +120,24 @@ def test_other_items_or_prompts_are_not_compared(change: dict[str, str], says: s
         compare_records(records([1.0, 0.0]), records([1.0, 0.0], **change))
     with pytest.raises(DataError, match="one of the two"):
         compare_records(records([1.0, 0.0]), records([1.0]))
+
+
+def test_bits_of_texts_of_one_size_are_a_paired_t_test() -> None:
+    random = np.random.default_rng(1)
+    first, second = random.normal(30, 4, 25), random.normal(29, 4, 25)
+    found = compare_bits(first, second, np.full(25, 10.0))
+    theirs = stats.ttest_rel(second, first)
+    assert found.p == pytest.approx(theirs.pvalue)
+    low, high = theirs.confidence_interval()
+    assert (found.difference.low, found.difference.high) == pytest.approx((low / 10, high / 10))
+    assert found.lower_is_better and found.gained == int((second < first).sum()) == 25 - found.lost
+    same = compare_bits(first, first, np.full(25, 10.0))
+    assert same.p == 1.0 and same.better is None and same.why_not.startswith("less than 0.0000")
+
+
+def test_costs_and_corrections() -> None:
+    names = [str(number) for number in range(20)]
+    higher = compare_scores([1.0] * 20, [1.5] * 20, names, lower_is_better=True)
+    assert (higher.gained, higher.lost, higher.better) == (0, 20, "first")
+    both = corrected({"a": higher, "b": higher.model_copy(update={"p": 0.03})})
+    assert both["a"].p_holm == pytest.approx(2 * higher.p) and both["b"].p_holm == pytest.approx(0.03)

@@ -11,36 +11,66 @@ from coterie.cli.messages import show_messages
 from coterie.cli.options import Json
 from coterie.cli.output import answer
 
+MODELS, RECIPES = "Comparing models", "Comparing recipes"
+Given = Annotated[
+    list[str],
+    typer.Argument(
+        help="Two or more models (directory, GGUF file, hub id, address, or ADDRESS#MODEL of a server), or "
+        "two recipes for coterie train (YAML).",
+        metavar="A B...",
+    ),
+]
+Data = Annotated[
+    list[str] | None,
+    typer.Option(help="Your examples, as coterie tune takes them.", rich_help_panel=MODELS),
+]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option("--tasks", help="A task to score (coterie eval list).", rich_help_panel=MODELS),
+]
+Limit = Annotated[
+    int, typer.Option(help="Examples, and items of a task, at most.", min=2, rich_help_panel=MODELS)
+]
+Clients = Annotated[
+    int, typer.Option(help="Replies at once when speed is measured.", min=1, rich_help_panel=MODELS)
+]
+Price = Annotated[
+    float | None,
+    typer.Option("--price-per-hour", help="What this machine costs.", min=0, rich_help_panel=MODELS),
+]
+KeyFile = Annotated[
+    str | None, typer.Option(help="A file with the key of the servers.", rich_help_panel=MODELS)
+]
+AllowCode = Annotated[
+    bool,
+    typer.Option("--allow-code", help="Run the programs that replies hold.", rich_help_panel=MODELS),
+]
+Budget = Annotated[
+    str,
+    typer.Option(help="What each training may use: 10m, 5Mtok or 1e15flops.", rich_help_panel=RECIPES),
+]
+Seeds = Annotated[int, typer.Option(help="Trainings of each, a seed each.", min=1, rich_help_panel=RECIPES)]
+Threads = Annotated[int | None, typer.Option(help="Processor threads (default: PyTorch's choice).", min=1)]
+
 
 def compare(
-    given: Annotated[
-        list[str],
-        typer.Argument(help="Two or more models, or two recipes for coterie train (YAML).", metavar="A B..."),
-    ],
-    data: Annotated[
-        list[str] | None, typer.Option(help="Models: your examples, as coterie tune takes them.")
-    ] = None,
-    task: Annotated[
-        list[str] | None, typer.Option("--tasks", help="Models: a benchmark to score; may be repeated.")
-    ] = None,
-    limit: Annotated[int, typer.Option(help="Models: examples, and items of a task, at most.", min=2)] = 200,
-    clients: Annotated[int, typer.Option(help="Models: replies at once when speed is measured.", min=1)] = 4,
-    price: Annotated[
-        float | None, typer.Option("--price-per-hour", help="Models: what this machine costs.", min=0)
-    ] = None,
-    budget: Annotated[
-        str, typer.Option(help="Recipes: what each training may use: 10m, 5Mtok or 1e15flops.")
-    ] = "10m",
-    seeds: Annotated[int, typer.Option(help="Recipes: trainings of each, a seed each.", min=1)] = 3,
+    given: Given,
+    data: Data = None,
+    task: Tasks = None,
+    limit: Limit = 200,
+    clients: Clients = 4,
+    price: Price = None,
+    key_file: KeyFile = None,
+    allow_code: AllowCode = False,
+    budget: Budget = "10m",
+    seeds: Seeds = 3,
     out: Annotated[str, typer.Option("--out", "-o", help="Where to write.")] = "runs/compare",
-    threads: Annotated[
-        int | None, typer.Option(help="Processor threads (default: PyTorch's choice).", min=1)
-    ] = None,
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Say which model is better on your examples, or which of two training recipes to adopt.
 
-    Recipes are trained at an equal budget over seeds; run again, it goes on.
+    Recipes are trained at an equal budget over seeds. Run again, it goes on.
     """
     from coterie.config.errors import ConfigError
 
@@ -64,6 +94,7 @@ def compare(
     if threads is not None:
         torch.set_num_threads(threads)
     result = compare_models(
-        given, data, task or (), limit=limit, clients=clients, price_per_hour=price, out=out
-    )
-    answer(result.to_dict(), as_json, [*result.lines(), page])
+        given, data, task or (), limit=limit, clients=clients, price_per_hour=price, key_file=key_file,
+        allow_code=allow_code, out=out,
+    )  # fmt: skip
+    answer(result.to_dict() | {"verdict": result.verdict()}, as_json, [*result.lines(), page])

@@ -51,11 +51,11 @@ class RemoteSubject:
         self, endpoint: Endpoint, model: str | None = None, name: str = "", parallel: int = PARALLEL
     ) -> None:
         self.endpoint = endpoint
-        self._speaker = RemoteSpeaker(endpoint, model)
-        self._scored = ScoredServer(endpoint, self._speaker.model)
+        self.speaker = RemoteSpeaker(endpoint, model)
+        self.scored = ScoredServer(endpoint, self.speaker.model)
         self._parallel = parallel
-        name = name or self._speaker.name
-        said = served_identity(endpoint, self._speaker.model)
+        name = name or self.speaker.name
+        said = served_identity(endpoint, self.speaker.model)
         self.identity = (
             ModelIdentity(name=name, weights_tensors=None)
             if said is None
@@ -96,7 +96,7 @@ class RemoteSubject:
                 return ""
             return f"a prompt and its answer take {needed} tokens; the model has {most} positions"
 
-        said = self._each(excess, items)
+        said = self.each(excess, items)
         return {item.id: why for item, why in zip(items, said, strict=True) if why}
 
     def replies(
@@ -105,11 +105,11 @@ class RemoteSubject:
         """See `Subject`."""
         if self.form(options) != "server":
             raise ConfigError("form: a server writes replies by its own template; leave form out")
-        return self._each(lambda item: self._reply(item, options, environment(item)), items)
+        return self.each(lambda item: self._reply(item, options, environment(item)), items)
 
     def choice_logprobs(self, items: Sequence[BenchmarkItem], options: ReplyOptions) -> list[ItemReply]:
         """See `Subject`."""
-        return self._each(lambda item: self._weighed(item, options), items)
+        return self.each(lambda item: self._weighed(item, options), items)
 
     def loglikelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[ContinuationScore]:
         """See `Subject`."""
@@ -120,11 +120,11 @@ class RemoteSubject:
             whole, _ = self._text_ids(kept + pair[0][len(kept) :] + pair[1])
             return self._continuation(before or whole[:1], whole[len(before or whole[:1]) :])
 
-        return self._each(scored, pairs)
+        return self.each(scored, pairs)
 
     def rolling(self, texts: Sequence[str]) -> list[float]:
         """See `Subject`; a text has to fit into the server's positions."""
-        return self._each(lambda text: sum(self._scored.score(self._text_ids(text)[0])[0]), texts)
+        return self.each(lambda text: sum(self.scored.score(self._text_ids(text)[0])[0]), texts)
 
     def _reply(self, item: BenchmarkItem, options: ReplyOptions, tools: Sequence[Tool]) -> ItemReply:
         messages = [Message.from_dict(turn) for turn in turns_of(item, options)]
@@ -137,7 +137,7 @@ class RemoteSubject:
         )
         if tools:
             return self._played(messages, sampling, tools, options.turns)
-        turn = self._speaker.say(messages, tools_of(item), sampling)
+        turn = self.speaker.say(messages, tools_of(item), sampling)
         return ItemReply(
             text=turn.message.text,
             reasoning=turn.message.reasoning or "",
@@ -153,7 +153,7 @@ class RemoteSubject:
     ) -> ItemReply:
         """A conversation with working tools, by the loop of agents."""
         agent = Agent(
-            self._speaker,
+            self.speaker,
             tools,
             Budget(steps=turns, repeats=turns + 1),
             lambda tool, arguments: True,
@@ -194,7 +194,7 @@ class RemoteSubject:
         return weighed(item, [self._continuation(ids, end) for end in ends])
 
     def _continuation(self, before: Sequence[int], after: Sequence[int]) -> ContinuationScore:
-        values, best = self._scored.score([*before, *after])
+        values, best = self.scored.score([*before, *after])
         count = len(after)
         return ContinuationScore(sum(values[-count:]), all(one is True for one in best[-count:]))
 
@@ -205,14 +205,18 @@ class RemoteSubject:
         body: dict[str, Any] = {"messages": turns_of(item, options), "add_generation_prompt": True}
         if item.tools:
             body["tools"] = tools_of(item)
-        return self._ids(body)
+        return self.ids(body)
 
     def _text_ids(self, text: str, special: bool = True) -> tuple[list[int], int | None]:
-        return self._ids({"prompt": text, "add_special_tokens": special})
+        return self.ids({"prompt": text, "add_special_tokens": special})
 
-    def _ids(self, body: dict[str, Any]) -> tuple[list[int], int | None]:
+    def ids(self, body: dict[str, Any]) -> tuple[list[int], int | None]:
+        """The ids of a text or a conversation, and the model's positions, as the server counts them.
+
+        `body`: of a request to `/tokenize`. Errors: `EndpointError`, one line.
+        """
         try:
-            answer = self.endpoint.post("/tokenize", {"model": self._speaker.model, **body})
+            answer = self.endpoint.post("/tokenize", {"model": self.speaker.model, **body})
         except EndpointError as error:
             if error.status not in _NO_SUCH_PATH:
                 raise
@@ -230,7 +234,7 @@ class RemoteSubject:
     @cached_property
     def _counts(self) -> bool:
         """Whether the server counts tokens."""
-        return self._scored.tokenize("a") is not None
+        return self.scored.tokenize("a") is not None
 
     def _reasons(self, options: ReplyOptions) -> bool:
         """Whether replies may begin with reasoning: the template that the server shows has a mark of it."""
@@ -250,8 +254,8 @@ class RemoteSubject:
     def _template(self) -> str:
         return self.identity.chat_template or digest_bytes(self._shown.encode())
 
-    def _each(self, ask: Callable[[_In], _Out], asked: Sequence[_In]) -> list[_Out]:
-        """One request after the other for each, several at once. Errors: those of the first that fails."""
+    def each(self, ask: Callable[[_In], _Out], asked: Sequence[_In]) -> list[_Out]:
+        """What `ask` says of each, several at once. Errors: those of the first that fails."""
         with ThreadPoolExecutor(self._parallel) as pool:
             waiting = [pool.submit(ask, one) for one in asked]
             try:

@@ -3,36 +3,43 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 
-from coterie.benchmarks import load_benchmark
+from coterie.benchmarks import Benchmark
 from coterie.config import ConfigError, DataError
+from coterie.config.evaluate import EvalConfig
 from coterie.config.files import write_json
 from coterie.data.examples import ExampleSet, read_all
-from coterie.data.formats import ChatExample, Example, PairExample
-from coterie.data.tokenised import TokenExample, pack, tokenise_all
-from coterie.evaluate.local_subject import LocalSubject
-from coterie.evaluate.scoring import score_benchmark
-from coterie.evaluate.tuning import unit_scores
-from coterie.infer.model import LanguageModel, load
-from coterie.infer.speed import measure_decode, measure_prefill
+from coterie.data.formats import Example
+from coterie.evaluate.scoring import ScoredTask, item_means, score_benchmark
 from coterie.machine.facts import machine_words, versions
-from coterie.plan.counts import count_parameters
-from coterie.remote.client import is_url
-from coterie.report.compare_page import write_models_page
-from coterie.results.accuracy import accuracy, accuracy_change
+from coterie.recipes.compare_sides import ComparedSide, Key, SidePace, answer_bytes, key_of, open_side, paces
+from coterie.recipes.evaluate import asked_of, benchmarks_of, reply_options
+from coterie.report.compare_models_page import write_models_page
 from coterie.results.compare_models import ComparedModel, ModelComparison, ModelPair
-from coterie.stats.paired import holm
-from coterie.stats.seeds import seeded_difference
+from coterie.results.intervals import Estimate
+from coterie.results.paired import PairedDifference
+from coterie.stats.paired import compare_bits, compare_scores, corrected
 
 _log = logging.getLogger("coterie")
-_LONGEST = 2048  # tokens of an example; longer ones are left out for all models
-_ROUNDS, _TOKENS = 3, 32  # of measuring speed, in turn; tokens of each reply
+_ROUNDS = 3  # of measuring speed, in turn
+Scores = Mapping[str, Mapping[str, ScoredTask]]  # model -> task
+
+
+@dataclass(frozen=True)
+class WeighedAnswers:
+    """Bits of the answers under each model that weighs them, in the order of `keys`, and what is left out."""
+
+    keys: list[Key]
+    sizes: np.ndarray
+    bits: dict[str, np.ndarray]
+    left_out: int
+    why: str
 
 
 def compare_models(
@@ -43,180 +50,157 @@ def compare_models(
     limit: int = 200,
     clients: int = 4,
     price_per_hour: float | None = None,
+    key_file: str | None = None,
+    allow_code: bool = False,
     out: str | Path = "runs/compare",
 ) -> ModelComparison:
     """Measure every model on the examples of `data` and on `tasks`, and its speed, in turn with the others.
 
-    `limit`: examples, and items of each task, at most. `clients`: replies at once. Writes `comparison.json`
-    and `report.html` below `out`.
+    `paths`: directories, GGUF files, hub ids, addresses, or `ADDRESS#MODEL` of a server. `limit`: examples,
+    and items of each task, at most. `clients`: replies at once. `key_file`: of the servers. `allow_code`: run
+    the programs that replies hold. Writes `comparison.json` and `report.html` below `out`.
     Errors: `CoterieError` subclasses, one line each.
     """
     if len(paths) < 2 or len(set(paths)) < len(paths):
         raise ConfigError("compare: give two or more different models")
-    served = next((path for path in paths if is_url(path)), None)
-    if served is not None:
-        raise ConfigError(f"compare: {served} is a server, and only models of this machine are compared")
-    benchmarks = [load_benchmark(task) for task in tasks]  # an unknown name ends the run at once
+    # An unknown task and data that cannot be read end the run before a model is loaded.
+    asked = EvalConfig(model=paths[0], tasks=tuple(tasks) or ("none",), limit=limit, allow_code=allow_code)
+    benchmarks = list(benchmarks_of(asked)) if tasks else []
     found = read_all(data)
-    models = {path: load(path) for path in paths}
-    bits, sizes, left_out, why = _answers(models, found, limit)
-    right: dict[str, dict[str, list[bool]]] = {path: {} for path in paths}
-    for benchmark in benchmarks:
-        for path, model in models.items():
-            _log.info("%s: %s", path, benchmark.name)
-            scored = score_benchmark(LocalSubject(model, path), benchmark, limit=limit)
-            right[path][benchmark.name] = [record.right for record in scored.records]
-    speeds = _speeds(models, clients)
-    measured = [
-        _figures(path, model, bits[path], sizes, right[path], speeds[path], clients, price_per_hour)
-        for path, model in models.items()
-    ]
+    sides = [open_side(path, key_file) for path in paths]
+    blind = next((side for side in sides if side.blind), None)
+    if blind is not None and not benchmarks:
+        raise ConfigError(
+            f"compare: {blind.name} does not weigh given answers ({blind.blind}); give --tasks, for which "
+            "its replies are enough"
+        )
+    answers = _answers(sides, found, limit)
+    folder = Path(out)
+    scores = {
+        side.name: _scores(side, benchmarks, asked, folder / "samples" / str(place))
+        for place, side in enumerate(sides, 1)
+    }
+    _log.info("measuring speed")
+    speeds = paces(sides, clients, _ROUNDS)
     result = ModelComparison(
-        models=measured,
-        pairs=_pairs(list(paths), bits, sizes, right),
-        examples=len(sizes),
-        left_out=left_out,
-        left_out_why=why,
+        models=[
+            _figures(side, answers, scores[side.name], speeds[side.name], clients, price_per_hour)
+            for side in sides
+        ],
+        pairs=_pairs(sides, answers, scores),
+        examples=len(answers.keys),
+        left_out=answers.left_out,
+        left_out_why=answers.why,
         price_per_hour=price_per_hour,
         machine=machine_words(),
         versions=versions(),
     )
-    folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "comparison.json", result.to_dict())
     write_models_page(result, folder / "report.html")
     return result
 
 
-def _answers(
-    models: Mapping[str, LanguageModel], found: ExampleSet, limit: int
-) -> tuple[dict[str, np.ndarray], np.ndarray, int, str]:
-    """Bits of the answer of each example under each model, the answers' bytes, and what was left out.
+def _answers(sides: Sequence[ComparedSide], found: ExampleSet, limit: int) -> WeighedAnswers:
+    """The examples that all models can read, weighed by each.
 
-    Errors: `DataError` where not two examples can be read by all models.
+    Errors: `DataError` where there are not two of them.
     """
-    usable = [example for example in found.examples if answer_bytes(example)][:limit]
-    longest = min(_LONGEST, *(model.config.max_positions for model in models.values()))
-    kept: dict[str, dict[tuple[str, int | None], TokenExample]] = {}
-    why = ""
-    for path, model in models.items():
-        if model.tokenizer is None:
-            raise ConfigError(f"{path}: has no tokenizer.json, which reading examples needs; add one")
-        read = tokenise_all(ExampleSet(found.format, list(usable)), model.tokenizer, longest)
-        why = why or (str(read.problems[0]) if read.problems else "")
-        whole = [one for one in read.examples if one.part == 0 and one.label is None]
-        kept[path] = {(one.origin.file, one.origin.line): one for one in whole}
-    together = [
-        example
-        for example in usable
-        if all((example.origin.file, example.origin.line) in one for one in kept.values())
-    ]
+    usable: list[Example] = [example for example in found.examples if answer_bytes(example)][:limit]
+    readers = [side for side in sides if not side.blind]
+    read = [side.read(usable) for side in readers]
+    why = next((why for _, why in read if why), "") or next(map(str, found.problems), "")
+    together = [example for example in usable if all(key_of(example) in keys for keys, _ in read)]
+    unusable = len(found.examples) - sum(map(bool, map(answer_bytes, found.examples)))
     if len(together) < 2:
-        raise DataError(f"compare: fewer than two examples can be read by all models; {why or 'give more'}")
+        hint = why or (f"{unusable} have not one answer" if unusable else "give more")
+        raise DataError(f"compare: fewer than two examples can be read by all models; {hint}")
+    keys = [key_of(example) for example in together]
     bits = {}
-    for path, model in models.items():
-        _log.info("%s: %d examples", path, len(together))
-        chosen = [kept[path][(one.origin.file, one.origin.line)] for one in together]
-        length = max(one.positions for one in chosen)
-        assert model.tokenizer is not None
-        rows = pack(chosen, length, model.tokenizer.eos_id, together=False)
-        scores = unit_scores(model.model, rows, model.device)
-        bits[path] = np.array([score.nats for score in scores]) / math.log(2)
+    for side in readers:
+        _log.info("%s: %d examples", side.name, len(keys))
+        bits[side.name] = side.bits(keys)
     sizes = np.array([answer_bytes(example) for example in together], dtype=np.float64)
-    return bits, sizes, len(usable) - len(together), why
-
-
-def answer_bytes(example: Example) -> int:
-    """Bytes of what an example answers, the same for every model; 0 for examples without one answer."""
-    if isinstance(example, ChatExample):
-        learn = example.learn or [message.role == "assistant" for message in example.messages]
-        said = [message.text for message, its in zip(example.messages, learn, strict=True) if its]
-        return sum(len(text.encode()) for text in said)
-    return len(example.completion.encode()) if isinstance(example, PairExample) else 0
-
-
-def _speeds(models: Mapping[str, LanguageModel], clients: int) -> dict[str, tuple[float, float, float, str]]:
-    """Medians of reading a prompt, one reply and several together; every round takes all models in turn."""
-    found: dict[str, list[tuple[float, float, float]]] = {path: [] for path in models}
-    kernels = {}
-    for _ in range(_ROUNDS):
-        for path, model in models.items():
-            ids = [number % model.config.vocab_size for number in range(1, 1 + min(64, _room(model)))]
-            one = measure_decode(model.model, ids, _TOKENS, repeats=1)
-            many = measure_decode(model.model, ids, _TOKENS, batch=clients, repeats=1)
-            read = measure_prefill(model.model, ids, repeats=1)
-            found[path].append((read.tokens_per_second, one.tokens_per_second, many.tokens_per_second))
-            kernels[path] = one.kernels
-    return {
-        path: (*(median(column) for column in zip(*rows, strict=True)), kernels[path])  # type: ignore[misc]
-        for path, rows in found.items()
-    }
-
-
-def _room(model: LanguageModel) -> int:
-    """Tokens of a prompt that leave room for the replies."""
-    return max(1, model.config.max_positions - _TOKENS - 2)
-
-
-def _figures(
-    path: str,
-    model: LanguageModel,
-    bits: np.ndarray,
-    sizes: np.ndarray,
-    right: Mapping[str, list[bool]],
-    speed: tuple[float, float, float, str],
-    clients: int,
-    price: float | None,
-) -> ComparedModel:
-    counts = count_parameters(model.config)
-    tensors = {t.data_ptr(): t.numel() * t.element_size() for t in model.model.state_dict().values()}
-    read, one, many, kernels = speed
-    return ComparedModel(
-        name=path,
-        family=model.config.family,
-        parameters=counts.total,
-        active_parameters=counts.active_core,
-        bits=float(bits.sum() / sizes.sum()),
-        scores={task: accuracy(found) for task, found in right.items()},
-        prefill=read,
-        one=one,
-        many=many,
-        clients=clients,
-        weight_bytes=sum(tensors.values()),
-        kernels=kernels,
-        dollars=None if price is None else price / (many * 3600) * 1e6,
+    left_out = len(usable) - len(together) + unusable + len(found.problems)
+    return WeighedAnswers(
+        keys, sizes, bits, left_out, why or ("they have not one answer" if unusable else "")
     )
 
 
-def _pairs(
-    paths: Sequence[str],
-    bits: Mapping[str, np.ndarray],
-    sizes: np.ndarray,
-    right: Mapping[str, Mapping[str, list[bool]]],
-) -> list[ModelPair]:
-    """Every model against the first, with Holm's correction over all tasks of all pairs."""
-    first, *others = paths
-    changes = [
-        (path, task, accuracy_change(right[first][task], right[path][task]))
-        for path in others
-        for task in right[first]
-    ]
-    corrected = holm([change.p for _, _, change in changes])
-    found = []
-    for path in others:
-        mine = [
-            (task, change, p)
-            for (whose, task, change), p in zip(changes, corrected, strict=True)
-            if whose == path
-        ]
-        moved = seeded_difference((bits[path] - bits[first])[None], sizes)
-        found.append(
-            ModelPair(
-                name=path,
-                bits=moved.interval,
-                mde80=moved.mde80,
-                tasks={task: change for task, change, _ in mine},
-                p_holm={task: p for task, _, p in mine},
-            )
-        )
+def _scores(
+    side: ComparedSide, benchmarks: Sequence[Benchmark], asked: EvalConfig, folder: Path
+) -> dict[str, ScoredTask]:
+    """The tasks of one model; replies are kept in `folder`, and the same comparison goes on with them."""
+    found = {}
+    for benchmark in benchmarks:
+        _log.info("%s: %s", side.name, benchmark.name)
+        found[benchmark.name] = score_benchmark(
+            asked_of(side.subject, benchmark), benchmark, reply_options(asked, benchmark),
+            limit=asked.limit, folder=folder,
+        )  # fmt: skip
     return found
+
+
+def _figures(
+    side: ComparedSide,
+    answers: WeighedAnswers,
+    scores: Mapping[str, ScoredTask],
+    speed: SidePace,
+    clients: int,
+    price: float | None,
+) -> ComparedModel:
+    facts = side.facts()
+    bits = answers.bits.get(side.name)
+    known = price is not None and speed.many is not None and not facts.get("served")
+    return ComparedModel(
+        name=side.name,
+        identity=side.subject.identity,
+        bits=None if bits is None else float(bits.sum() / answers.sizes.sum()),
+        blind=side.blind,
+        scores={
+            task: Estimate(value=one.result.score.value, low=one.result.score.low, high=one.result.score.high)
+            for task, one in scores.items()
+        },
+        prefill=speed.prefill,
+        one=speed.one,
+        many=speed.many,
+        clients=clients,
+        dollars=price / (speed.many * 3600) * 1e6 if known and price and speed.many else None,
+        **facts,
+    )
+
+
+def _pairs(sides: Sequence[ComparedSide], answers: WeighedAnswers, scores: Scores) -> list[ModelPair]:
+    """Every two models, with Holm's correction over all that was compared."""
+    found: dict[tuple[str, str, str], PairedDifference] = {}
+    names = [side.name for side in sides]
+    for first, second in combinations(names, 2):
+        if first in answers.bits and second in answers.bits:
+            found[first, second, ""] = compare_bits(answers.bits[first], answers.bits[second], answers.sizes)
+        for task in scores[first]:
+            found[first, second, task] = _task(scores[first][task], scores[second][task], task)
+    found = corrected(found)
+    return [
+        ModelPair(
+            first=first,
+            second=second,
+            examples=found.get((first, second, "")),
+            tasks={task: found[first, second, task] for task in scores[first]},
+        )
+        for first, second in combinations(names, 2)
+    ]
+
+
+def _task(first: ScoredTask, second: ScoredTask, task: str) -> PairedDifference:
+    """One task of two models, on the items that were judged for both. Errors: `DataError` for none."""
+    one, other = (item_means(done.records) for done in (first, second))
+    clusters = {record.id: record.cluster for record in first.records}
+    both = [item for item in one if item in other]
+    if not both:
+        raise DataError(f"{task}: no item was judged for both models")
+    return compare_scores(
+        [one[item] for item in both],
+        [other[item] for item in both],
+        [clusters[item] for item in both],
+        lower_is_better=first.result.score.lower_is_better,
+    )

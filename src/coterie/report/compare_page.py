@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from markupsafe import Markup
 from coterie.config.files import write_text
 from coterie.report.svg import DENSE, INK, MOE, SOFT, axes, inline, styled
 from coterie.report.templates import render_template
-from coterie.report.words import count, duration, size
+from coterie.report.words import count, duration
 from coterie.results.compare import RecipeComparison
 from coterie.results.compare_models import ModelComparison
 
@@ -61,11 +62,23 @@ def render_recipes(found: RecipeComparison) -> str:
         PageTable("What each training used", ["training", "tokens", "time", "operations", "model"], used),
         PageTable("The recipes", ["recipe", "file", "parameters", "active per token"], sizes),
     ]
+    return comparison_page(
+        found,
+        f"{a.name} or {b.name}?",
+        f"Two training recipes at {found.budget} for each training, {len(found.per_seed)} "
+        f"seed{'s' if len(found.per_seed) > 1 else ''}, {found.difference.documents} held-out documents.",
+        tables,
+    )
+
+
+def comparison_page(
+    found: RecipeComparison | ModelComparison, title: str, lead: str, tables: Sequence[PageTable]
+) -> str:
+    """The page of a comparison as text: its sentences, then tables, then what it was measured with."""
     return render_template(
         "compare.html.jinja",
-        title=f"{a.name} or {b.name}?",
-        lead=f"Two training recipes at {found.budget} for each training, {len(found.per_seed)} "
-        f"seed{'s' if len(found.per_seed) > 1 else ''}, {found.difference.documents} held-out documents.",
+        title=title,
+        lead=lead,
         lines=found.lines(),
         tables=tables,
         facts=[("machine", found.machine), *found.versions.items()],
@@ -90,68 +103,3 @@ def differences(found: RecipeComparison) -> str:
     ax.set(xlabel=f"← {found.second.name} better   |   {found.first.name} better →")
     ax.set_title(f"{found.second.name} minus {found.first.name}, bits per byte")
     return inline(figure, "recipes", "Difference by seed; the table below has figures.")
-
-
-def write_models_page(found: ModelComparison, path: str | Path) -> None:
-    """Write the page of several models to `path`, whole or not at all."""
-    write_text(path, render_models(found))
-
-
-def render_models(found: ModelComparison) -> str:
-    """The page as text."""
-    quality = [
-        [
-            m.name,
-            f"{m.bits:.4f}",
-            *(f"{s.value:.1%} ({s.low:.1%} to {s.high:.1%})" for s in m.scores.values()),
-        ]
-        for m in found.models
-    ]
-    pairs = [
-        [p.name, f"{p.bits.value:+.4f}", f"{p.bits.low:+.4f} to {p.bits.high:+.4f}", f"{p.mde80:.4f}"]
-        for p in found.pairs
-    ]
-    costs = [
-        [
-            m.name,
-            *(f"{value:,.0f}" for value in (m.prefill, m.one, m.many)),
-            size(m.weight_bytes),
-            "" if m.dollars is None else f"{m.dollars:.3g}",
-            m.kernels,
-        ]
-        for m in found.models
-    ]
-    sizes = [[m.name, m.family, f"{m.parameters:,}", f"{m.active_parameters:,}"] for m in found.models]
-    clients, first = found.models[0].clients, found.models[0].name
-    tables = [
-        PageTable(
-            "Quality",
-            ["model", "bits per byte", *found.models[0].scores],
-            quality,
-            "Bits per byte of the answers in your examples (lower is better). Tasks: share of right replies.",
-        ),
-        PageTable(
-            f"Against {first}",
-            ["model", "bits per byte", "95 % interval", "would be found"],
-            pairs,
-            "Paired by example; below zero is better than the first model. The last column is the smallest "
-            "difference that these examples find with probability 0.8.",
-        ),
-        PageTable(
-            "Speed and memory on this machine",
-            ["model", "reading", "one reply", f"{clients} replies", "weights", "cost", "kernels"],
-            costs,
-            "Tokens per second, medians of rounds that take the models in turn. Cost: per million tokens of "
-            f"{clients} replies together, at the price per hour that was given.",
-        ),
-        PageTable("The models", ["model", "family", "parameters", "active per token"], sizes),
-    ]
-    return render_template(
-        "compare.html.jinja",
-        title="Which model?",
-        lead=f"{len(found.models)} models on {found.examples} of your examples.",
-        lines=found.lines(),
-        tables=tables,
-        facts=[("machine", found.machine), *found.versions.items()],
-        settings=[],
-    )

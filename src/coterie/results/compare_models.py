@@ -4,69 +4,74 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pydantic import Field
+
 from coterie.config import Settings
-from coterie.results.accuracy import Accuracy, AccuracyChange
-from coterie.results.intervals import MIN_DOCUMENTS, TIMING_NOISE, Interval, lower
+from coterie.results.evaluation import ModelIdentity
+from coterie.results.intervals import Estimate
+from coterie.results.paired import PairedDifference
+from coterie.results.verdict import QualityFinding, best_of_all, choice, leading, listing, quality_words
+
+EXAMPLES = "your examples"
 
 
 class ComparedModel(Settings):
-    """One model. `bits`: per byte of the answers in the user's examples.
+    """One model; None is what is not known, as for a model behind a server.
 
-    Speeds are in tokens per second: of reading a prompt, of one reply, of `clients` replies at once together.
-    `weight_bytes`: of the weights in memory. `dollars`: per million tokens of replies to all clients.
+    `served`: behind a URL. `bits`: per byte of the answers in a user's examples; `blind`: why it has none.
+    `scores`: of each task. Speeds are in tokens per second: of reading a prompt, of one reply, of `clients`
+    replies at once together. `weight_bytes`: of the weights in memory. `dollars`: per million tokens of
+    replies to all clients. `exact`: see `ExecProfile`; `kernels`: what decoding ran on.
     """
 
     name: str
-    family: str
-    parameters: int
-    active_parameters: int
-    bits: float
-    scores: dict[str, Accuracy]
-    prefill: float
-    one: float
-    many: float
+    served: bool = False
+    identity: ModelIdentity
+    family: str | None = None
+    parameters: int | None = None
+    active_parameters: int | None = None
+    bits: float | None = None
+    blind: str = ""
+    scores: dict[str, Estimate] = Field(default_factory=dict)
+    prefill: float | None = None
+    one: float | None = None
+    many: float | None = None
     clients: int
-    weight_bytes: int
-    kernels: str
+    weight_bytes: int | None = None
+    kernels: str = ""
     dollars: float | None = None
 
 
 class ModelPair(Settings):
-    """A model against the first one, on the same examples and items.
+    """Two models on the same examples and items.
 
-    `bits`: this model's bits per byte minus the first's, paired by example. `mde80`: the smallest difference
-    that would be found with probability 0.8. `tasks`: right replies of the first, then of this model.
-    `p_holm`: corrected over all tasks of all pairs.
+    `examples`: bits per byte of the answers; None where one of the two gives none. `tasks`: scores by task.
+    The p values of all pairs are corrected together.
     """
 
-    name: str
-    bits: Interval
-    mde80: float
-    tasks: dict[str, AccuracyChange]
-    p_holm: dict[str, float]
+    first: str
+    second: str
+    examples: PairedDifference | None
+    tasks: dict[str, PairedDifference]
 
-    def words(self, first: str) -> str:
+    @property
+    def measures(self) -> dict[str, PairedDifference]:
+        """What the two are compared on, the examples first."""
+        return ({} if self.examples is None else {EXAMPLES: self.examples}) | self.tasks
+
+    def words(self) -> str:
         """What the intervals and tests show, in one sentence."""
         parts = []
-        who = lower(self.bits)
-        shown = f"{self.bits.value:+.4f} bits per byte, {self.bits.low:+.4f} to {self.bits.high:+.4f}"
-        if who is None:
-            few = (self.bits.documents or 0) < MIN_DOCUMENTS
-            why = "too few examples for a verdict" if few else f"less than {self.mde80:.4f} may be there"
-            parts.append(f"no difference on your examples is shown ({shown}; {why})")
-        else:
-            parts.append(f"{'better' if who == 'first' else 'worse'} on your examples ({shown})")
-        for task, change in self.tasks.items():
-            found = "no difference shown"
-            if self.p_holm[task] < 0.05:
-                found = "better" if change.gained > change.lost else "worse"
-            figures = f"{change.after.value:.1%} against {change.before.value:.1%}"
-            parts.append(f"{task}: {found} ({figures}, p = {self.p_holm[task]:.2g})")
-        return f"{self.name} against {first}: {'; '.join(parts)}."
+        for name, found in self.measures.items():
+            shown = {"second": "better", "first": "worse", None: "no difference shown"}[found.better]
+            why = "" if found.better else f"; {found.why_not}"
+            corrected = "" if found.p_holm is None else f", corrected p = {found.p_holm:.2g}"
+            parts.append(f"{name}: {shown}, {found.words()[:-1]}{corrected}{why})")
+        return f"{self.second} against {self.first}: {'; '.join(parts)}."
 
 
 class ModelComparison(Settings):
-    """Several models on the same examples and machine; `pairs` are against the first.
+    """Several models on the same examples and tasks; `pairs`: every two of them.
 
     `left_out`: examples that at least one of the models cannot read, and why for the first of them.
     """
@@ -80,36 +85,85 @@ class ModelComparison(Settings):
     machine: str
     versions: dict[str, str]
 
+    def shown(self) -> list[QualityFinding]:
+        """What the pairs show on each measure."""
+        names = list(dict.fromkeys(name for pair in self.pairs for name in pair.measures))
+        return [
+            QualityFinding(name, tuple(found for pair in self.pairs for found in _shown(pair, name)))
+            for name in names
+        ]
+
+    def verdict(self) -> str:
+        """Which model to choose, and for what, as far as intervals and tests show it."""
+        names = [model.name for model in self.models]
+        best = best_of_all(names, self.shown())
+        reasons: dict[str, list[str]] = {name: [] for name in names}
+        if best is not None:
+            reasons[best].append("quality")
+        for what, values, larger in (("speed", self._paces(), True), ("memory", self._sizes(), False)):
+            ahead = leading(values, larger)
+            if len(ahead) == 1 < len(values):
+                reasons[ahead[0]].append(what)
+        return choice(reasons)
+
     def lines(self) -> list[str]:
-        """The findings as sentences: the verdict, then each pair."""
+        """The findings as sentences: the verdict, what it rests on, then each pair."""
         return [*self._lines()]
 
     def _lines(self) -> Iterator[str]:
-        first = self.models[0]
-        yield self._verdict()
+        yield self.verdict()
+        yield quality_words([model.name for model in self.models], self.shown())
+        yield from self._speed()
+        yield from self._memory()
         for pair in self.pairs:
-            yield pair.words(first.name)
+            yield pair.words()
+        for model in self.models:
+            if model.blind:
+                yield f"{model.name} is not compared on your examples: {model.blind}"
+            if model.identity.weights_tensors is None:
+                yield f"{model.name}: the server does not say which weights answered."
         if self.left_out:
             yield f"{self.left_out} examples were left out for all models: {self.left_out_why}"
 
-    def _verdict(self) -> str:
-        """Which model to take: for quality as far as intervals show it, for speed and for memory."""
-        first = self.models[0].name
-        better = [pair.name for pair in self.pairs if lower(pair.bits) == "first"]
-        worse = [pair.name for pair in self.pairs if lower(pair.bits) == "second"]
-        if better:
-            lowest = min((m for m in self.models if m.name in better), key=lambda m: m.bits)
-            said = f"For quality on your examples take {lowest.name}: it is better than {first}."
-        elif len(worse) == len(self.pairs):
-            said = f"For quality on your examples take {first}: it is better than the others."
-        else:
-            said = "Your examples show no model to be better than the first."
-        fast, *rest = sorted(self.models, key=lambda m: m.many, reverse=True)
-        small = min(self.models, key=lambda m: m.weight_bytes)
-        pace = f"{fast.many:.0f} tokens per second for {fast.clients} clients together"
-        quick = f"The fastest here is {fast.name} ({pace})"
-        if rest[0].many > (1 - TIMING_NOISE) * fast.many:
-            quick = f"{fast.name} and {rest[0].name} are about equally fast here ({pace})"
-        return (
-            f"{said} {quick}. The smallest is {small.name} ({small.weight_bytes / 1e6:,.1f} MB of weights)."
-        )
+    def _speed(self) -> Iterator[str]:
+        """The fastest, and which speeds are of a server."""
+        paces = self._paces()
+        ahead = leading(paces, True)
+        clients = self.models[0].clients
+        pace = f"{paces[ahead[0]]:.0f} tokens per second for {clients} clients together" if ahead else ""
+        if len(ahead) == 1 < len(paces):
+            yield f"The fastest is {ahead[0]} ({pace})."
+        elif len(ahead) > 1:
+            yield f"{listing(ahead)} are about equally fast ({pace})."
+        served = [model.name for model in self.models if model.served]
+        if served:
+            yield (
+                f"The speed of {listing(served)} is that of streamed replies through the server: its "
+                "machine, its load and the network are in it."
+            )
+        unknown = [model.name for model in self.models if model.many is None]
+        if unknown:
+            yield f"The speed of {listing(unknown)} is not known: the replies were too short to time."
+
+    def _memory(self) -> Iterator[str]:
+        sizes = self._sizes()
+        small = leading(sizes, False)
+        if len(small) == 1 < len(sizes):
+            yield f"The smallest is {small[0]} ({sizes[small[0]] / 1e6:,.1f} MB of weights)."
+        unknown = [model.name for model in self.models if model.weight_bytes is None]
+        if unknown:
+            yield f"Memory and cost of {listing(unknown)} are not known from here."
+
+    def _paces(self) -> dict[str, float]:
+        return {model.name: model.many for model in self.models if model.many is not None}
+
+    def _sizes(self) -> dict[str, float]:
+        return {model.name: model.weight_bytes for model in self.models if model.weight_bytes is not None}
+
+
+def _shown(pair: ModelPair, measure: str) -> Iterator[tuple[str, str]]:
+    """(better, worse), where the pair shows it."""
+    found = pair.measures.get(measure)
+    if found is not None and found.better is not None:
+        names = (pair.first, pair.second)
+        yield names if found.better == "first" else names[::-1]

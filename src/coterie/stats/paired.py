@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from scipy import stats
@@ -16,10 +17,12 @@ from coterie.results.paired import PairedDifference
 from coterie.stats.bootstrap import bootstrap_mean
 from coterie.stats.clusters import Numbers, checked, cluster_error, cluster_sums
 from coterie.stats.power import smallest_difference
+from coterie.stats.seeds import seeded_difference
 
 _EXACT = 14  # clusters up to which all signs are tried
 _DRAWS = 20_000
 _Z = 1.959964
+_Key = TypeVar("_Key")
 
 
 def compare_records(
@@ -51,9 +54,13 @@ def compare_records(
 
 
 def compare_scores(
-    first: Sequence[float], second: Sequence[float], clusters: Sequence[str], seed: int = 0
+    first: Sequence[float],
+    second: Sequence[float],
+    clusters: Sequence[str],
+    seed: int = 0,
+    lower_is_better: bool = False,
 ) -> PairedDifference:
-    """Second minus first, item by item.
+    """Second minus first, item by item. `lower_is_better`: the scores are costs.
 
     Right or wrong, and no cluster of several items: McNemar's exact test, with the interval of Bonett and
     Price (2012). Otherwise signs are swapped by cluster for the test, and clusters resampled for the
@@ -70,10 +77,29 @@ def compare_scores(
     else:
         p, test = _swapped_signs(cluster_sums(differences, groups), seed)
         change = bootstrap_mean(differences.tolist(), groups, seed)
+    if lower_is_better:
+        gained, lost = lost, gained
     return PairedDifference(
         first=float(before.mean()), second=float(after.mean()), difference=change, p=p, test=test,
         items=len(before), clusters=number, gained=gained, lost=lost,
         mde80=smallest_difference(cluster_error(differences, groups), number),
+        lower_is_better=lower_is_better,
+    )  # fmt: skip
+
+
+def compare_bits(first: Numbers, second: Numbers, sizes: Numbers) -> PairedDifference:
+    """Second minus first in bits per byte, of texts with the bits `first` and `second` and `sizes` bytes.
+
+    A t test of the ratio over texts. Errors: `DataError` for fewer than two texts.
+    """
+    found = seeded_difference((second - first)[None], sizes)
+    moved = found.interval
+    return PairedDifference(
+        first=float(first.sum() / sizes.sum()), second=float(second.sum() / sizes.sum()),
+        difference=Estimate(value=moved.value, low=moved.low, high=moved.high),
+        p=found.p, test="t over texts", items=len(sizes), clusters=len(sizes),
+        gained=int((second < first).sum()), lost=int((second > first).sum()),
+        mde80=found.mde80, lower_is_better=True,
     )  # fmt: skip
 
 
@@ -84,6 +110,14 @@ def holm(ps: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(ps) - rank) * ps[place]))
         corrected[place] = largest
     return corrected
+
+
+def corrected(found: Mapping[_Key, PairedDifference]) -> dict[_Key, PairedDifference]:
+    """The same comparisons, each with `p_holm`: its p value corrected for all of them."""
+    ps = holm([one.p for one in found.values()])
+    return {
+        key: one.model_copy(update={"p_holm": p}) for (key, one), p in zip(found.items(), ps, strict=True)
+    }
 
 
 def tost(differences: Sequence[float], margin: float, clusters: Sequence[str] | None = None) -> float:

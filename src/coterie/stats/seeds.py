@@ -15,13 +15,14 @@ from coterie.results.intervals import Interval
 
 @dataclass(frozen=True)
 class SeededDifference:
-    """`interval`: over seeds and documents. `per_seed`: the difference of each seed.
+    """`interval`: over seeds and documents. `p`: two-sided. `per_seed`: the difference of each seed.
 
     `mde80`: the smallest difference that would be found with probability 0.8. `from_seeds`: share of the
     variance that the seeds make; None for a single seed, whose interval is over documents alone.
     """
 
     interval: Interval
+    p: float
     per_seed: list[float]
     mde80: float
     from_seeds: float | None
@@ -54,6 +55,7 @@ def seeded_difference(
         Interval(
             value=value, low=value - quantile * error, high=value + quantile * error, documents=documents
         ),
+        2 * float(stats.t.sf(abs(value) / error, freedom)) if error > 0 else float(value == 0),
         [float(one) for one in per_seed],
         error * (quantile + float(stats.t.ppf(0.8, freedom))),
         over_seeds / variance if seeds > 1 and variance > 0 else None,
