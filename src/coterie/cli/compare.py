@@ -45,6 +45,16 @@ AllowCode = Annotated[
     bool,
     typer.Option("--allow-code", help="Run the programs that replies hold.", rich_help_panel=MODELS),
 ]
+Tune = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Other examples: what the same tuning on them gains each model.", rich_help_panel=MODELS
+    ),
+]
+TuneSteps = Annotated[
+    int | None,
+    typer.Option(help="Steps of that tuning (default: three passes).", min=1, rich_help_panel=MODELS),
+]
 Budget = Annotated[
     str,
     typer.Option(help="What each training may use: 10m, 5Mtok or 1e15flops.", rich_help_panel=RECIPES),
@@ -62,6 +72,8 @@ def compare(
     price: Price = None,
     key_file: KeyFile = None,
     allow_code: AllowCode = False,
+    tune: Tune = None,
+    tune_steps: TuneSteps = None,
     budget: Budget = "10m",
     seeds: Seeds = 3,
     out: Annotated[str, typer.Option("--out", "-o", help="Where to write.")] = "runs/compare",
@@ -95,6 +107,6 @@ def compare(
         torch.set_num_threads(threads)
     result = compare_models(
         given, data, task or (), limit=limit, clients=clients, price_per_hour=price, key_file=key_file,
-        allow_code=allow_code, out=out,
+        allow_code=allow_code, tune=tune or (), tune_steps=tune_steps, out=out,
     )  # fmt: skip
     answer(result.to_dict() | {"verdict": result.verdict()}, as_json, [*result.lines(), page])

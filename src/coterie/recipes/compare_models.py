@@ -14,12 +14,15 @@ from coterie.benchmarks import Benchmark
 from coterie.config import ConfigError, DataError
 from coterie.config.evaluate import EvalConfig
 from coterie.config.files import write_json
-from coterie.data.examples import ExampleSet, read_all
+from coterie.data.examples import ExampleSet, read_all, read_examples
 from coterie.data.formats import Example
 from coterie.evaluate.scoring import ScoredTask, item_means, score_benchmark
 from coterie.machine.facts import machine_words, versions
-from coterie.recipes.compare_sides import ComparedSide, Key, SidePace, answer_bytes, key_of, open_side, paces
-from coterie.recipes.evaluate import asked_of, benchmarks_of, reply_options
+from coterie.recipes.compare_sides import ComparedSide, SidePace, answer_bytes, key_of, open_side, paces
+from coterie.recipes.compare_tuned import compare_tuned
+from coterie.recipes.eval_findings import reply_options
+from coterie.recipes.evaluate import asked_of, benchmarks_of
+from coterie.remote.client import is_url
 from coterie.report.compare_models_page import write_models_page
 from coterie.results.compare_models import ComparedModel, ModelComparison, ModelPair
 from coterie.results.intervals import Estimate
@@ -33,9 +36,9 @@ Scores = Mapping[str, Mapping[str, ScoredTask]]  # model -> task
 
 @dataclass(frozen=True)
 class WeighedAnswers:
-    """Bits of the answers under each model that weighs them, in the order of `keys`, and what is left out."""
+    """Bits of the answers to the examples under each model that weighs them, and what was left out."""
 
-    keys: list[Key]
+    examples: list[Example]
     sizes: np.ndarray
     bits: dict[str, np.ndarray]
     left_out: int
@@ -52,17 +55,19 @@ def compare_models(
     price_per_hour: float | None = None,
     key_file: str | None = None,
     allow_code: bool = False,
+    tune: Sequence[str] = (),
+    tune_steps: int | None = None,
     out: str | Path = "runs/compare",
 ) -> ModelComparison:
     """Measure every model on the examples of `data` and on `tasks`, and its speed, in turn with the others.
 
     `paths`: directories, GGUF files, hub ids, addresses, or `ADDRESS#MODEL` of a server. `limit`: examples,
     and items of each task, at most. `clients`: replies at once. `key_file`: of the servers. `allow_code`: run
-    the programs that replies hold. Writes `comparison.json` and `report.html` below `out`.
+    the programs that replies hold. `tune`: examples for the same tuning of every model that is here, for
+    `tune_steps` (default: three passes). Writes `comparison.json` and `report.html` below `out`.
     Errors: `CoterieError` subclasses, one line each.
     """
-    if len(paths) < 2 or len(set(paths)) < len(paths):
-        raise ConfigError("compare: give two or more different models")
+    _check(paths, tune)
     # An unknown task and data that cannot be read end the run before a model is loaded.
     asked = EvalConfig(model=paths[0], tasks=tuple(tasks) or ("none",), limit=limit, allow_code=allow_code)
     benchmarks = list(benchmarks_of(asked)) if tasks else []
@@ -74,23 +79,24 @@ def compare_models(
             f"compare: {blind.name} does not weigh given answers ({blind.blind}); give --tasks, for which "
             "its replies are enough"
         )
-    answers = _answers(sides, found, limit)
-    folder = Path(out)
+    answers, folder = _answers(sides, found, limit), Path(out)
     scores = {
         side.name: _scores(side, benchmarks, asked, folder / "samples" / str(place))
         for place, side in enumerate(sides, 1)
     }
     _log.info("measuring speed")
     speeds = paces(sides, clients, _ROUNDS)
+    tuned = compare_tuned(sides, tune, answers.examples, folder / "tuned", tune_steps) if tune else None
     result = ModelComparison(
         models=[
             _figures(side, answers, scores[side.name], speeds[side.name], clients, price_per_hour)
             for side in sides
         ],
         pairs=_pairs(sides, answers, scores),
-        examples=len(answers.keys),
+        examples=len(answers.examples),
         left_out=answers.left_out,
         left_out_why=answers.why,
+        tuned=tuned,
         price_per_hour=price_per_hour,
         machine=machine_words(),
         versions=versions(),
@@ -99,6 +105,16 @@ def compare_models(
     write_json(folder / "comparison.json", result.to_dict())
     write_models_page(result, folder / "report.html")
     return result
+
+
+def _check(paths: Sequence[str], tune: Sequence[str]) -> None:
+    """Errors: `ConfigError` for one model, the same model twice, and nothing that can be tuned."""
+    if len(paths) < 2 or len(set(paths)) < len(paths):
+        raise ConfigError("compare: give two or more different models")
+    if tune and all(map(is_url, paths)):
+        raise ConfigError("compare: --tune needs a model of this machine, and all are behind addresses")
+    for source in tune:
+        read_examples(source)
 
 
 def _answers(sides: Sequence[ComparedSide], found: ExampleSet, limit: int) -> WeighedAnswers:
@@ -123,7 +139,7 @@ def _answers(sides: Sequence[ComparedSide], found: ExampleSet, limit: int) -> We
     sizes = np.array([answer_bytes(example) for example in together], dtype=np.float64)
     left_out = len(usable) - len(together) + unusable + len(found.problems)
     return WeighedAnswers(
-        keys, sizes, bits, left_out, why or ("they have not one answer" if unusable else "")
+        together, sizes, bits, left_out, why or ("they have not one answer" if unusable else "")
     )
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from coterie.config.files import write_text
 from coterie.report.compare_page import PageTable, comparison_page
-from coterie.report.words import size
+from coterie.report.words import duration, size
 from coterie.results.compare_models import ComparedModel, ModelComparison
+from coterie.results.compare_tuned import TunedComparison
 from coterie.results.paired import PairedDifference
 
 UNKNOWN = "not known"
@@ -75,6 +76,8 @@ def _tables(found: ModelComparison) -> Iterator[PageTable]:
         "of streamed replies, from the first piece on. Cost: per million tokens of "
         f"{clients} replies together, at the price per hour that was given for this machine.",
     )
+    if found.tuned is not None:
+        yield tuning_table(found.tuned)
     yield PageTable(
         "The models",
         ["model", "family", "parameters", "active per token", "digest of the weights"],
@@ -83,6 +86,29 @@ def _tables(found: ModelComparison) -> Iterator[PageTable]:
             for m in models
         ],
     )
+
+
+def tuning_table(tuned: TunedComparison) -> PageTable:
+    """What the tuning of each model gained."""
+    return PageTable(
+        "What the same tuning gains",
+        ["model", "before", "after", "difference", "95 % interval", "corrected p", "shown", "experts trained",
+         "numbers trained", "time in steps", "size"],
+        [
+            [
+                m.name, f"{m.gain.first:.4f}", f"{m.gain.second:.4f}", f"{m.gain.difference.value:+.4f}",
+                f"{m.gain.difference.low:+.4f} to {m.gain.difference.high:+.4f}",
+                f"{m.gain.p if m.gain.p_holm is None else m.gain.p_holm:.2g}",
+                {"second": "better", "first": "worse", None: "no difference"}[m.gain.better],
+                f"{m.experts_trained} of {m.experts}" if m.experts else "none: dense",
+                f"{m.trainable:,}", duration(m.seconds), size(m.bytes),
+            ]
+            for m in tuned.models
+        ],
+        f"Bits per byte of {tuned.measured:,} of your examples. Every model was tuned for {tuned.steps:,} "
+        f"steps of {tuned.batch} examples, the same ones in each step, with the same settings; the learning "
+        "rate is the default for each model's size.",
+    )  # fmt: skip
 
 
 def _rows(pair: str, measures: dict[str, PairedDifference]) -> Iterator[list[str]]:

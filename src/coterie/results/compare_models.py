@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pydantic import Field
 
 from coterie.config import Settings
+from coterie.results.compare_tuned import TunedComparison
 from coterie.results.evaluation import ModelIdentity
 from coterie.results.intervals import Estimate
 from coterie.results.paired import PairedDifference
@@ -73,7 +74,8 @@ class ModelPair(Settings):
 class ModelComparison(Settings):
     """Several models on the same examples and tasks; `pairs`: every two of them.
 
-    `left_out`: examples that at least one of the models cannot read, and why for the first of them.
+    `left_out`: examples that at least one of the models cannot read, and why for the first of them. `tuned`:
+    what the same tuning gained.
     """
 
     models: list[ComparedModel]
@@ -81,6 +83,7 @@ class ModelComparison(Settings):
     examples: int
     left_out: int
     left_out_why: str = ""
+    tuned: TunedComparison | None = None
     price_per_hour: float | None = None
     machine: str
     versions: dict[str, str]
@@ -117,6 +120,8 @@ class ModelComparison(Settings):
         yield from self._memory()
         for pair in self.pairs:
             yield pair.words()
+        if self.tuned is not None:
+            yield from self.tuned.lines()
         for model in self.models:
             if model.blind:
                 yield f"{model.name} is not compared on your examples: {model.blind}"

@@ -33,11 +33,11 @@ def best_of_all(models: Sequence[str], shown: Sequence[QualityFinding]) -> str |
     return None
 
 
-def quality_words(models: Sequence[str], shown: Sequence[QualityFinding]) -> str:
-    """Which model to take for quality, on what this rests, or that nothing shows it."""
+def quality_words(models: Sequence[str], shown: Sequence[QualityFinding], when: str = "For quality") -> str:
+    """Which model to take, on what this rests, or that nothing shows it. `when`: how the sentence begins."""
     best = best_of_all(models, shown)
     if best is not None:
-        return f"For quality take {best}: it is better than {_than(best, models, shown)}."
+        return f"{when} take {best}: it is better than {_than(best, models, shown)}."
     beaten = {pair for one in shown for pair in one.pairs}
     if not beaten:
         return f"No model is shown to be better than another on {listing(_names(shown), 'or')}."
