@@ -21,6 +21,7 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
     assert [item.digest for item in again] == [item.digest for item in benchmark.items()]
     assert [item.cluster for item in again] == [item.cluster for item in benchmark.items()]
     loaded = load_benchmark(str(path))
+    assert loaded.canary is not None and benchmark.canary is None and loaded.canary.id == "canary"
     assert (loaded.name, loaded.mode, loaded.executes) == (benchmark.name, benchmark.mode, benchmark.executes)
     assert loaded.recipe() == benchmark.recipe()
     item = loaded.items()[3]
@@ -72,10 +73,28 @@ def test_a_changed_file_is_refused(
 def test_a_cut_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "items.jsonl"
     write_items(load_benchmark("facts", n=10), path)
-    path.write_text("\n".join(path.read_text().splitlines()[:-1]))
+    path.write_text("\n".join(path.read_text().splitlines()[:-2]))
     with pytest.raises(ConfigError, match=r"not those that were written \(9 of 10\)"):
         read_items(path)
     with pytest.raises(ConfigError, match="its items are fixed; leave out n"):
         load_benchmark(str(path), n=3)
     with pytest.raises(ConfigError, match="is not a file of items"):
         read_items(tmp_path / "missing.jsonl")
+
+
+def test_the_canary_is_no_item_and_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "items.jsonl"
+    benchmark = load_benchmark("facts", n=10)
+    digests = {write_items(benchmark, path, secret) for secret in ("", "mine")}
+    assert len(digests) == 1 and len(read_items(path)) == 10
+    mine = load_benchmark(str(path))
+    write_items(mine, tmp_path / "again.jsonl")
+    again = load_benchmark(str(tmp_path / "again.jsonl"))
+    assert mine.canary is not None and again.canary == mine.canary
+    assert mine.canary.answer in path.read_text().splitlines()[-1]
+    _changed(path, 12, answer="other words")
+    with pytest.raises(ConfigError, match="last line is not the canary"):
+        read_items(path)
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]))
+    with pytest.raises(ConfigError, match="last line is not the canary"):
+        read_items(path)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from coterie.benchmarks import BenchmarkItem, ItemReply, load_benchmark, write_items
 from coterie.config import ConfigError, CoterieError
 from coterie.config.evaluate import EvalConfig
+from coterie.evaluate.asking import ReplyOptions
 from coterie.evaluate.kept_records import records_root
+from coterie.evaluate.local_subject import LocalSubject
 from coterie.evidence.canonical import canonical
 from coterie.infer.model import save
 from coterie.recipes.evaluate import evaluate, read_report, run_evaluation
@@ -53,13 +57,45 @@ def test_the_report_and_its_files(model: Path, tmp_path: Path) -> None:
 
 
 def test_what_tests_found_is_corrected_over_the_report(model: Path, tmp_path: Path) -> None:
-    report = run_evaluation(config(model, tmp_path, twins=6)).report
+    report = run_evaluation(config(model, tmp_path, twins=6, shuffled=6, disguised=6, orders=3)).report
+    asked = {task.id: [one.id for one in task.detectors] for task in report.tasks}
+    assert asked == {"arithmetic": ["D9", "D6", "D2", "D5", "D8"], "facts": ["D6", "D2", "D3", "D5", "D8"]}
     found = {task.id: one for task in report.tasks for one in task.detectors if one.id == "D2"}
     assert set(found) == {"arithmetic", "facts"}
-    ps = [one.p for one in found.values() if one.p is not None]
-    assert sorted(one.p_holm or 0 for one in found.values()) == sorted(holm(ps))
+    tests = [one for task in report.tasks for one in task.detectors if one.p is not None]
+    assert [one.p_holm for one in tests] == holm([one.p for one in tests if one.p is not None])
+    assert len(tests) == 5
     assert not any(one.flag for one in found.values()) and "6 items" in found["facts"].says
     assert "new ones of their templates" in (tmp_path / "report.html").read_text()
+
+
+def test_a_learnt_canary_refuses_and_what_cannot_be_measured_is_said(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model is made to find the canary's words the likeliest."""
+    path = str(tmp_path / "facts.jsonl")
+    write_items(load_benchmark("facts", n=6), path)
+    given = {"tasks": (path,), "settings": {}, "band": 0, "canaries": 400}
+    assert run_evaluation(config(model, tmp_path / "a", **given)).report.verdict == "PASS"
+    canary = load_benchmark(path).canary
+    plain = LocalSubject.choice_logprobs
+
+    def known(self: LocalSubject, items: Sequence[BenchmarkItem], options: ReplyOptions) -> list[ItemReply]:
+        is_it = canary is not None and items[0].choices == (canary.answer,)
+        return [ItemReply(logprobs=(0.0,))] if is_it else plain(self, items, options)
+
+    monkeypatch.setattr(LocalSubject, "choice_logprobs", known)
+    report = run_evaluation(config(model, tmp_path / "b", **given)).report
+    assert report.verdict == "REFUSE" and report.flags == ["facts:D7"]
+
+    def broken(self: LocalSubject, items: Sequence[BenchmarkItem], options: ReplyOptions) -> list[ItemReply]:
+        if items[0].id == "canary":
+            raise CoterieError("server: gives no log-probabilities")
+        return plain(self, items, options)
+
+    monkeypatch.setattr(LocalSubject, "choice_logprobs", broken)
+    (task,) = run_evaluation(config(model, tmp_path / "c", **given)).report.tasks
+    assert [one.says for one in task.detectors] == ["not measured: server: gives no log-probabilities"]
 
 
 def test_other_weights_are_asked_again_and_the_same_are_not(model: Path, tmp_path: Path) -> None:

@@ -135,11 +135,14 @@ def _of_file(path: str, settings: Mapping[str, Any]) -> Benchmark:
     file = read_item_file(path)
     if file.recipe["name"].startswith(PREFIX):
         own = OwnSettings.from_dict(file.recipe.get("settings", {}), where=f"{path}:1")
-        return OwnBenchmark(own, Path(path).parent, file.items)
+        benchmark = OwnBenchmark(own, Path(path).parent, file.items)
+        benchmark.canary = file.canary
+        return benchmark
     inner = load_benchmark(file.recipe["name"], **file.recipe.get("settings", {}))
     if inner.version != file.version:
         raise ConfigError(
             f"{path}: was written for version {file.version} of {inner.name}, and this is version "
             f"{inner.version}; write it again"
         )
+    inner.canary = file.canary
     return FixedItems(inner, file.items)

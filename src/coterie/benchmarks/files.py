@@ -1,7 +1,7 @@
 """Items as a file: what a score is made over, whatever program or seed made them.
 
 The first line says which benchmark judges the items, and holds the digest over all of them. Every other line
-is an item.
+is an item, the last one the file's canary (`benchmarks.canary`), which is not scored.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from coterie.benchmarks.canary import canary_item
 from coterie.benchmarks.item import Benchmark, BenchmarkItem, ItemReply, ItemVerdict, check_items
 from coterie.config import ConfigError
 from coterie.config.files import write_text
@@ -34,6 +35,7 @@ class ItemFile:
     recipe: dict[str, Any]
     version: str
     items: tuple[BenchmarkItem, ...]
+    canary: BenchmarkItem | None = None
 
 
 def items_digest(items: Sequence[BenchmarkItem]) -> str:
@@ -41,25 +43,30 @@ def items_digest(items: Sequence[BenchmarkItem]) -> str:
     return digest_of([item.digest for item in items])
 
 
-def write_items(benchmark: Benchmark, path: str | Path) -> str:
-    """Write a benchmark's items, whole or not at all; the digest over them.
+def write_items(benchmark: Benchmark, path: str | Path, secret: str = "") -> str:
+    """Write a benchmark's items and a canary, whole or not at all; the digest over the items.
+
+    `secret`: of the canary, for a copy that differs from all others; the digest stays the same.
 
     Errors: `ConfigError` for items that `check_items` refuses; `OSError` when the system refuses.
     """
     items = benchmark.items()
     if not benchmark.published:
         check_items(benchmark.name, items)
+    digest = items_digest(items)
+    canary = canary_item(digest, secret) if secret or benchmark.canary is None else benchmark.canary
     head = {
         "schema": SCHEMA,
         "benchmark": benchmark.recipe(),
         "version": benchmark.version,
         "published": benchmark.published,
         "count": len(items),
-        "items": items_digest(items),
+        "items": digest,
+        "canary": canary.digest,
     }
-    lines = [head, *({name: getattr(item, name) for name in _FIELDS} for item in items)]
+    lines = [head, *({name: getattr(item, name) for name in _FIELDS} for item in (*items, canary))]
     write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    return str(head["items"])
+    return digest
 
 
 def is_items_file(path: str | Path) -> bool:
@@ -86,7 +93,9 @@ def read_item_file(path: str | Path) -> ItemFile:
     if not rows or rows[0].get("schema") != SCHEMA:
         raise ConfigError(f"{path}: is not a file of items; write one with: coterie eval items NAME -o FILE")
     head = rows[0]
-    items = tuple(_item(path, line, row) for line, row in enumerate(rows[1:], 2))
+    rest = [_item(path, line, row) for line, row in enumerate(rows[1:], 2)]
+    canary = rest.pop() if rest and rest[-1].facts.get("canary") else None
+    items = tuple(rest)
     if not head.get("published"):
         check_items(str(path), items)
     if items_digest(items) != head.get("items"):
@@ -94,10 +103,12 @@ def read_item_file(path: str | Path) -> ItemFile:
             f"{path}: its items are not those that were written ({len(items)} of {head.get('count')}); "
             "write it again"
         )
+    if (canary.digest if canary is not None else None) != head.get("canary"):
+        raise ConfigError(f"{path}: its last line is not the canary that was written; write it again")
     recipe = head.get("benchmark")
     if not isinstance(recipe, dict) or not isinstance(recipe.get("name"), str):
         raise ConfigError(f"{path}:1: does not say which benchmark judges the items")
-    return ItemFile(recipe, str(head.get("version")), items)
+    return ItemFile(recipe, str(head.get("version")), items, canary)
 
 
 def _row(path: str | Path, record: Any) -> dict[str, Any]:
@@ -133,6 +144,7 @@ class FixedItems(Benchmark):
         self.executes, self.max_tokens = inner.executes, inner.max_tokens
         self.published = inner.published
         self.guessable, self.exclusive = inner.guessable, inner.exclusive
+        self.canary = inner.canary
 
     def items(self) -> Sequence[BenchmarkItem]:
         """Those of the file."""
@@ -157,6 +169,10 @@ class FixedItems(Benchmark):
     def twins(self, item: BenchmarkItem, count: int) -> Sequence[BenchmarkItem]:
         """The benchmark's twins."""
         return self._inner.twins(item, count)
+
+    def reordered(self, item: BenchmarkItem, order: Sequence[int]) -> BenchmarkItem | None:
+        """The benchmark's item with its choices in another order."""
+        return self._inner.reordered(item, order)
 
     def oracle(self, item: BenchmarkItem) -> ItemReply | None:
         """The benchmark's right reply."""

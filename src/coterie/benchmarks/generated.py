@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -187,6 +187,10 @@ class ChoiceBenchmark(GeneratedBenchmark):
         """Right where the answer has the highest log-probability."""
         return choice_verdict(item, reply)
 
+    def reordered(self, item: BenchmarkItem, order: Sequence[int]) -> BenchmarkItem | None:
+        """The choices below the question in another order."""
+        return relisted(item, order)
+
     def oracle(self, item: BenchmarkItem) -> ItemReply | None:
         """All probability on the answer."""
         return likeliest(item)
@@ -195,3 +199,13 @@ class ChoiceBenchmark(GeneratedBenchmark):
 def listed(question: str, choices: Sequence[str]) -> str:
     """A question with its choices below it."""
     return "\n".join([question, *(f"- {choice}" for choice in choices)])
+
+
+def relisted(item: BenchmarkItem, order: Sequence[int]) -> BenchmarkItem | None:
+    """An item whose choices `listed` shows, with these in another order; None where it shows none."""
+    choices = tuple(item.choices[place] for place in order)
+    question = item.question.replace(listed("", item.choices), listed("", choices), 1)
+    if question == item.question:
+        return None
+    turns = (*item.turns[:-1], {**item.turns[-1], "content": question})
+    return replace(item, turns=turns, choices=choices, answer=list(order).index(item.answer))

@@ -112,7 +112,7 @@ class Benchmark(ABC):
     last message, texts that mean the same (for the prompt band). `guessable`: the mean score that a reply may
     earn which knows nothing of its item (`benchmarks.check`). `exclusive`: a right reply with another one
     next to it earns nothing. `published`: its items are as others published them, so that equal ones are
-    kept; they share a cluster.
+    kept; they share a cluster. `canary`: of the file that the items come from; it is not one of them.
     """
 
     name: str
@@ -126,6 +126,7 @@ class Benchmark(ABC):
     guessable: float = 0.05
     exclusive: bool = True
     max_tokens: int = 256
+    canary: BenchmarkItem | None = None
 
     @abstractmethod
     def items(self) -> Sequence[BenchmarkItem]:
@@ -150,6 +151,13 @@ class Benchmark(ABC):
     def twins(self, item: BenchmarkItem, count: int) -> Sequence[BenchmarkItem]:
         """New items of the same template and difficulty (detector D2); empty where there are none."""
         return ()
+
+    def reordered(self, item: BenchmarkItem, order: Sequence[int]) -> BenchmarkItem | None:
+        """The item with its choices in another order (detector D3); None where the model is shown no order.
+
+        `order`: for each place the number of the choice that comes there.
+        """
+        return None
 
     def oracle(self, item: BenchmarkItem) -> ItemReply | None:
         """A right reply; None where none is known."""

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from coterie.benchmarks.answers import FORM, PICK, asked, reworded
-from coterie.benchmarks.generated import listed
+from coterie.benchmarks.generated import listed, relisted
 from coterie.benchmarks.item import Benchmark, BenchmarkItem, ItemReply, ItemVerdict, check_items
 from coterie.benchmarks.rows import Row, field, read_rows
 from coterie.benchmarks.scorers import SCORERS, Scorer, ScorerName, UserReward
@@ -210,6 +210,10 @@ class OwnBenchmark(Benchmark):
         """The user's column `rewordings`, else other frames of the question."""
         given = item.facts.get("rewordings")
         return list(given) if given else reworded(item.question, self.form) if self.form else ()
+
+    def reordered(self, item: BenchmarkItem, order: Sequence[int]) -> BenchmarkItem | None:
+        """The choices below the question in another order."""
+        return relisted(item, order) if self.mode == "choice" else None
 
     def recipe(self) -> dict[str, Any]:
         """The settings: a file of items needs no other file, except for a `reward`."""

@@ -169,8 +169,8 @@ class Mmlu(PublishedBenchmark):
                 f"{place}: the answer is {answer!r:.40}; one of {', '.join(letters)} or 0 to "
                 f"{len(choices) - 1} was expected"
             )
-        shown = [f"{letter}. {choice}" for letter, choice in zip(letters, choices, strict=True)]
-        said = "\n".join([question.strip(), *shown, "Reply with the letter of the right choice."])
+        shown = _lettered(choices)
+        said = "\n".join([question.strip(), shown, "Reply with the letter of the right choice."])
         return BenchmarkItem(
             id=place_id(subject, place),
             turns=({"role": "user", "content": said},),
@@ -186,9 +186,26 @@ class Mmlu(PublishedBenchmark):
         """The letter with the highest log-probability."""
         return choice_verdict(item, reply)
 
+    def reordered(self, item: BenchmarkItem, order: Sequence[int]) -> BenchmarkItem | None:
+        """The choices behind other letters."""
+        options: list[str] = item.facts["options"]
+        moved = [options[place] for place in order]
+        question = item.question.replace(_lettered(options), _lettered(moved), 1)
+        return replace(
+            item,
+            turns=({"role": "user", "content": question},),
+            answer=list(order).index(item.answer),
+            facts={**item.facts, "options": moved},
+        )
+
     def oracle(self, item: BenchmarkItem) -> ItemReply | None:
         """All probability on the answer's letter."""
         return likeliest(item)
+
+
+def _lettered(choices: Sequence[str]) -> str:
+    letters = _LETTERS[: len(choices)]
+    return "\n".join(f"{letter}. {choice}" for letter, choice in zip(letters, choices, strict=True))
 
 
 class IfEval(PublishedBenchmark):

@@ -93,14 +93,20 @@ def items(
     settings: Annotated[
         list[str] | None, typer.Argument(help="Settings of the task, such as n=200 seed=1.")
     ] = None,
+    canary: Annotated[
+        str, typer.Option(help="A secret that gives this copy a canary like no other copy's.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
-    """Write the items of a task to a file, which is a task too and never changes."""
+    """Write the items of a task to a file, which is a task too and never changes.
+
+    Its last line is a canary: a report on the file's items refuses a model that has learnt it.
+    """
     from coterie.benchmarks import load_benchmark, write_items
     from coterie.config.base import apply_overrides
 
     benchmark = load_benchmark(task, **apply_overrides({}, settings or []))
-    digest = write_items(benchmark, out)
+    digest = write_items(benchmark, out, canary)
     count = len(benchmark.items())
     answer({"path": out, "items": count, "digest": digest}, as_json, [f"{count} items  {out}", digest])
 

@@ -190,7 +190,7 @@ class LocalSubject:
 
     def rolling(self, texts: Sequence[str]) -> list[float]:
         """See `Subject`."""
-        start = self._start()
+        start = self.start_ids()
         asked, owners = [], []
         for number, text in enumerate(texts):
             for context, part in windows(start, self.tokenizer.encode(text), self.model.config.max_positions):
@@ -266,7 +266,7 @@ class LocalSubject:
         """Token ids of both, of the whole text tokenised at once; spaces between go to the continuation."""
         kept = context.rstrip()
         continuation = context[len(kept) :] + continuation
-        before = self.model.encode(kept) if kept else self._start()
+        before = self.model.encode(kept) if kept else self.start_ids()
         whole = (
             self.model.encode(kept + continuation)
             if kept
@@ -274,7 +274,7 @@ class LocalSubject:
         )
         return before, whole[len(before) :]
 
-    def _start(self) -> list[int]:
+    def start_ids(self) -> list[int]:
         """The token before a text's first."""
         return list(self.model.start_ids or self.tokenizer.document_start)
 

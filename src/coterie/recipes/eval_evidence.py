@@ -34,7 +34,8 @@ PLAN_SCHEMA = "coterie.eval_plan/v1"
 # What decides how items are asked. The model is not among them: a plan is locked before one is chosen.
 _ASKED = (
     "settings", "limit", "max_tokens", "temperature", "seeds", "effort", "reasoning_tokens", "form", "system",
-    "turns", "exact", "band", "band_items", "twins",
+    "turns", "exact", "band", "band_items", "twins", "shuffled",
+    "orders", "shards", "disguised", "canaries",
 )  # fmt: skip
 
 

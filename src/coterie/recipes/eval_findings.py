@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from coterie.benchmarks import Benchmark
+from coterie.config.errors import CoterieError
 from coterie.config.evaluate import EvalConfig
 from coterie.evaluate.asking import ReplyOptions
+from coterie.evaluate.detectors.canary import canary_finding
 from coterie.evaluate.detectors.extraction import extraction_finding, failed_finding
+from coterie.evaluate.detectors.familiarity import familiarity_finding
+from coterie.evaluate.detectors.fingerprint import disguise_finding
+from coterie.evaluate.detectors.item_order import order_finding
+from coterie.evaluate.detectors.option_order import shuffle_finding
 from coterie.evaluate.detectors.prompt_band import band_finding, prompt_band
 from coterie.evaluate.detectors.twins import twin_finding
 from coterie.evaluate.invariance import measure_invariance, why_not
@@ -60,6 +66,27 @@ def _tests(
     options: ReplyOptions,
     records: Sequence[ItemRecord],
 ) -> Iterator[DetectorFinding | None]:
-    """The findings of the tests for items that were learnt; None where one does not apply to the task."""
-    if config.twins and benchmark.mode != "text":
-        yield twin_finding(subject, benchmark, options, records, config.twins)
+    """The findings of the detectors that were asked for; None where one does not apply to the task."""
+    if benchmark.mode == "text":
+        return
+    task = subject, benchmark
+    wanted: dict[str, tuple[bool, Callable[[], DetectorFinding | None]]] = {
+        "D2": (config.twins > 0, lambda: twin_finding(*task, options, records, config.twins)),
+        "D3": (
+            config.shuffled > 0 and benchmark.mode == "choice",
+            lambda: shuffle_finding(*task, options, records, config.shuffled),
+        ),
+        "D4": (
+            config.orders > 0 and benchmark.published,
+            lambda: order_finding(*task, records, config.orders, config.shards),
+        ),
+        "D5": (config.twins > 0, lambda: familiarity_finding(*task, records, config.twins)),
+        "D7": (config.canaries > 0, lambda: canary_finding(*task, options, config.canaries)),
+        "D8": (config.disguised > 0, lambda: disguise_finding(*task, options, records, config.disguised)),
+    }
+    for name, (asked, find) in wanted.items():
+        if asked:
+            try:
+                yield find()
+            except CoterieError as error:
+                yield DetectorFinding(id=name, flag=False, says=f"not measured: {error}")

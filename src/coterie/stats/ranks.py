@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _ENOUGH = 10  # values at least as high, after which more would tell nothing
+_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def sequential_rank(own: float, draw: Callable[[int], Sequence[float]], most: in
     """
     seen = above = 0
     while seen < most:
-        for value in draw(min(max(32, seen), most - seen)):
+        for value in draw(min(max(32, seen), _BATCH, most - seen)):
             seen += 1
             above += value >= own
             if above == _ENOUGH:

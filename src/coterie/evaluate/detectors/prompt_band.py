@@ -36,12 +36,12 @@ def prompt_band(
     greedy = replace(options, temperature=0.0, seed=None)
     scores = []
     for number in range(count):
-        reworded = [_reworded(item, benchmark.rewordings(item)[number]) for item in asked]
+        others = [reworded(item, benchmark.rewordings(item)[number]) for item in asked]
         if benchmark.mode == "choice":
-            replies = subject.choice_logprobs(reworded, greedy)
+            replies = subject.choice_logprobs(others, greedy)
         else:
-            replies = subject.replies(reworded, greedy, benchmark.environment)
-        verdicts = benchmark.judge_all(reworded, replies)
+            replies = subject.replies(others, greedy, benchmark.environment)
+        verdicts = benchmark.judge_all(others, replies)
         scores.append(float(np.mean([0.0 if one.failed else one.score for one in verdicts])))
     headline = float(np.mean([usual[item.id] for item in asked]))
     below = sum(score < headline for score in scores) + sum(score == headline for score in scores) / 2
@@ -64,5 +64,6 @@ def band_finding(band: PromptBand) -> DetectorFinding:
     return DetectorFinding(id="D6", statistic=band.percentile, flag=band.percentile > HIGHEST, says=says)
 
 
-def _reworded(item: BenchmarkItem, text: str) -> BenchmarkItem:
+def reworded(item: BenchmarkItem, text: str) -> BenchmarkItem:
+    """The item with another last message."""
     return replace(item, turns=(*item.turns[:-1], {**item.turns[-1], "content": text}))

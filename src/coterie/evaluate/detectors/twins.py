@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from coterie.benchmarks.item import Benchmark
 from coterie.evaluate.asking import ReplyOptions
-from coterie.evaluate.detectors.variants import Groups, greedy_means, judged_items, variant_scores
+from coterie.evaluate.detectors.variants import Groups, judged_items, paired
 from coterie.evaluate.scoring import mean
 from coterie.evaluate.subject import Subject
 from coterie.results.evaluation import DetectorFinding, ItemRecord
@@ -29,14 +29,9 @@ def twin_finding(
     test is exact, whatever templates have in common. `records`: of the items themselves. None where the
     benchmark makes no twins.
     """
-    asked = judged_items(benchmark, records, items)
-    drawn = {item.id: list(benchmark.twins(item, twins)) for item in asked}
-    scores = variant_scores(subject, benchmark, options, drawn)
-    asked = [item for item in asked if scores[item.id]]
-    if not asked:
-        return None
-    own = greedy_means(subject, benchmark, options, records, asked)
-    return gap_finding([(own[item.id], scores[item.id]) for item in asked if item.id in own])
+    drawn = {item.id: benchmark.twins(item, twins) for item in judged_items(benchmark, records, items)}
+    groups = list(paired(subject, benchmark, options, records, drawn).values())
+    return gap_finding(groups) if groups else None
 
 
 def gap_finding(groups: Groups) -> DetectorFinding:

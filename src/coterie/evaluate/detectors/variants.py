@@ -13,7 +13,7 @@ from coterie.evaluate.splits import answers_of
 from coterie.evaluate.subject import Subject
 from coterie.results.evaluation import ItemRecord
 
-Groups = list[tuple[float, list[float]]]
+Groups = Sequence[tuple[float, Sequence[float]]]
 
 
 def judged_items(benchmark: Benchmark, records: Sequence[ItemRecord], count: int) -> list[BenchmarkItem]:
@@ -22,46 +22,42 @@ def judged_items(benchmark: Benchmark, records: Sequence[ItemRecord], count: int
     return [item for item in benchmark.items() if item.id in known][:count]
 
 
-def variant_scores(
-    subject: Subject,
-    benchmark: Benchmark,
-    options: ReplyOptions,
-    variants: Mapping[str, Sequence[BenchmarkItem]],
-) -> dict[str, list[float]]:
-    """Item id -> the scores of its variants, answered greedily; those without a score are left out.
-
-    Variants of different items may be the same.
-    """
-    asked = {
-        f"{id}/{number}": (id, item) for id, items in variants.items() for number, item in enumerate(items)
-    }
-    found: dict[str, list[float]] = {id: [] for id in variants}
-    if not asked:
-        return found
-    drawn = FixedItems(benchmark, [replace(item, id=name) for name, (_, item) in asked.items()])
-    drawn.published = True  # equal ones are kept
-    greedy = replace(options, temperature=0.0, seed=None)
-    for name, score in item_means(score_benchmark(subject, drawn, greedy).records).items():
-        found[asked[name][0]].append(score)
-    return found
-
-
-def greedy_means(
+def paired(
     subject: Subject,
     benchmark: Benchmark,
     options: ReplyOptions,
     records: Sequence[ItemRecord],
-    items: Sequence[BenchmarkItem],
-) -> dict[str, float]:
-    """Item id -> its score as variants get theirs: that of `records`, or of a greedy reply to it.
+    variants: Mapping[str, Sequence[BenchmarkItem]],
+    usual: ReplyOptions | None = None,
+) -> dict[str, tuple[float, list[float]]]:
+    """Item id -> its score and those of its variants, all by greedy replies, without those that have none.
 
-    Variants are answered greedily, and a mean over sampled replies would not compare with them.
+    `records`: of the items; where their replies were sampled, which would not compare with greedy ones,
+    items are asked again. `usual`: the options of the items themselves, where variants are asked otherwise.
+    Items without a score on both sides are left out. Variants of different items may be the same.
     """
-    if options.temperature == 0 or benchmark.mode == "choice":
-        known = item_means(records)
-        return {item.id: known[item.id] for item in items}
-    again = variant_scores(subject, benchmark, options, {item.id: [item] for item in items})
-    return {id: scores[0] for id, scores in again.items() if scores}
+    own = {id: score for id, score in item_means(records).items() if variants.get(id)}
+    asked = {f"{id}/{n}": (id, item) for id in own for n, item in enumerate(variants[id])}
+    if not asked:
+        return {}
+    if (usual or options).temperature > 0 and benchmark.mode == "reply":
+        items = [item for item in benchmark.items() if item.id in own]
+        own = _greedy(subject, benchmark, usual or options, items)
+    found: dict[str, list[float]] = {id: [] for id in own}
+    scores = _greedy(
+        subject, benchmark, options, [replace(item, id=name) for name, (_, item) in asked.items()]
+    )
+    for name, score in scores.items():
+        found.get(asked[name][0], []).append(score)
+    return {id: (own[id], others) for id, others in found.items() if others}
+
+
+def _greedy(
+    subject: Subject, benchmark: Benchmark, options: ReplyOptions, items: Sequence[BenchmarkItem]
+) -> dict[str, float]:
+    drawn = FixedItems(benchmark, items)
+    drawn.published = True  # equal ones are kept
+    return item_means(score_benchmark(subject, drawn, replace(options, temperature=0.0, seed=None)).records)
 
 
 def text_of(item: BenchmarkItem) -> str:
