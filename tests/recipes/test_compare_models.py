@@ -120,6 +120,25 @@ def test_a_model_is_not_better_than_itself_and_tasks_are_paired(
     assert found.lines()[1] == "No model is shown to be better than another on your examples or letters."
 
 
+def test_the_routing_of_a_mixture_is_that_of_the_examples(tmp_path: Path) -> None:
+    data = written(tmp_path / "m.jsonl", ROWS)
+    found = compare_models(["moe", "dense", "other"], data, clients=1, out=tmp_path)
+    moe, dense, other = found.models
+    assert dense.routing is None and moe.routing is not None and other.routing is not None
+    model, counts = model_of("chatml", "moe", seed=3), np.zeros(1)
+    layer, facts = next(iter(moe.routing.layers.items()))
+    for row in ROWS:
+        ids = model.encode(row["prompt"] + row["completion"])
+        chosen = model.routing(ids)[layer].ids_TK.flatten().numpy()
+        counts = counts + np.bincount(chosen, minlength=len(facts.share))
+    np.testing.assert_allclose(facts.share, counts / counts.sum())
+    assert facts.dead == [expert for expert, count in enumerate(counts) if not count]
+    page = render_models(found)
+    assert page.count("<svg") == 2 and "How moe routes your examples" in page
+    assert 'id="load-0-' in page and 'id="load-2-' in page, "two drawings have different ids"
+    assert f"moe routes your examples so: {moe.routing.words()}." in found.lines()
+
+
 def test_an_example_that_is_too_long_is_left_out_for_all(tmp_path: Path) -> None:
     rows = [*ROWS, {"prompt": "x", "completion": "a long answer " * 300}]
     found = compare_models(["moe", "other"], written(tmp_path / "m.jsonl", rows), clients=1, out=tmp_path)

@@ -18,7 +18,15 @@ from coterie.data.examples import ExampleSet, read_all, read_examples
 from coterie.data.formats import Example
 from coterie.evaluate.scoring import ScoredTask, item_means, score_benchmark
 from coterie.machine.facts import machine_words, versions
-from coterie.recipes.compare_sides import ComparedSide, SidePace, answer_bytes, key_of, open_side, paces
+from coterie.recipes.compare_sides import (
+    ComparedSide,
+    LocalSide,
+    SidePace,
+    answer_bytes,
+    key_of,
+    open_side,
+    paces,
+)
 from coterie.recipes.compare_tuned import compare_tuned
 from coterie.recipes.eval_findings import reply_options
 from coterie.recipes.evaluate import asked_of, benchmarks_of
@@ -167,6 +175,8 @@ def _figures(
 ) -> ComparedModel:
     facts = side.facts()
     bits = answers.bits.get(side.name)
+    keys = [key_of(example) for example in answers.examples]
+    routing = side.routing(keys) if isinstance(side, LocalSide) else None
     known = price is not None and speed.many is not None and not facts.get("served")
     return ComparedModel(
         name=side.name,
@@ -182,6 +192,7 @@ def _figures(
         many=speed.many,
         clients=clients,
         dollars=price / (speed.many * 3600) * 1e6 if known and price and speed.many else None,
+        routing=routing,
         **facts,
     )
 

@@ -15,9 +15,11 @@ from coterie.agents.load_test import Load, measure
 from coterie.config.evaluate import EvalConfig
 from coterie.data.examples import ExampleSet
 from coterie.data.formats import ChatExample, Example, PairExample
+from coterie.data.heldout import HeldoutDocument
 from coterie.data.tokenised import TokenExample, TokenSequence, pack, tokenise_all
 from coterie.evaluate.local_subject import LocalSubject
 from coterie.evaluate.remote_subject import RemoteSubject
+from coterie.evaluate.routing.compare import routing_report
 from coterie.evaluate.served_answers import ServedAnswers
 from coterie.evaluate.subject import Subject
 from coterie.evaluate.tuning import unit_scores
@@ -26,6 +28,7 @@ from coterie.infer.speed import measure_decode, measure_prefill
 from coterie.plan.counts import count_parameters
 from coterie.recipes.evaluate import open_subject
 from coterie.remote.client import is_url
+from coterie.results.routing import ModelRouting
 
 LONGEST = 2048  # tokens of an example; longer ones are left out for all models
 TOKENS = 32  # of each reply when speed is measured
@@ -128,6 +131,15 @@ class LocalSide:
         rows = pack(chosen, length, self.tokenizer.eos_id, together=False)
         scores = unit_scores(model.model, rows, model.device)
         return np.array([score.nats for score in scores]) / math.log(2)
+
+    def routing(self, keys: Sequence[Key]) -> ModelRouting | None:
+        """How a mixture routes these examples; None for a dense model."""
+        if not self.model.config.is_moe:
+            return None
+        ids = [np.array(ids, dtype=np.int64) for ids in self.tokens(keys)]
+        return routing_report(
+            self.model.model, [HeldoutDocument("your examples", one, 1) for one in ids]
+        ).last
 
     def pace(self, clients: int) -> SidePace:
         """See `ComparedSide`."""

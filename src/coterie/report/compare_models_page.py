@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from markupsafe import Markup
 
 from coterie.config.files import write_text
 from coterie.report.compare_page import PageTable, comparison_page
+from coterie.report.routing_page import load_map
 from coterie.report.words import duration, size
 from coterie.results.compare_models import ComparedModel, ModelComparison
 from coterie.results.compare_tuned import TunedComparison
 from coterie.results.paired import PairedDifference
+from coterie.results.routing import ModelRouting
 
 UNKNOWN = "not known"
 
@@ -76,15 +80,43 @@ def _tables(found: ModelComparison) -> Iterator[PageTable]:
         "of streamed replies, from the first piece on. Cost: per million tokens of "
         f"{clients} replies together, at the price per hour that was given for this machine.",
     )
+    for place, model in enumerate(models):
+        if model.routing is not None:
+            yield _routing(model.name, model.routing, f"load-{place}")
     if found.tuned is not None:
         yield tuning_table(found.tuned)
-    yield PageTable(
+    yield _sizes(models)
+
+
+def _sizes(models: Sequence[ComparedModel]) -> PageTable:
+    return PageTable(
         "The models",
         ["model", "family", "parameters", "active per token", "digest of the weights"],
         [
             [m.name, m.family or UNKNOWN, _number(m.parameters), _number(m.active_parameters), _digest(m)]
             for m in models
         ],
+    )
+
+
+def _routing(name: str, routing: ModelRouting, drawing: str) -> PageTable:
+    rows = []
+    for layer, facts in routing.layers.items():
+        busiest = max(range(len(facts.share)), key=lambda expert: facts.share[expert])
+        rows.append(
+            [
+                str(layer), f"{facts.entropy:.3f}", f"{facts.worst_overload:.2f}",
+                f"{facts.share[busiest]:.1%} (expert {busiest})", str(len(facts.dead)),
+                ", ".join(map(str, facts.dead[:16])) or "none",
+            ]
+        )  # fmt: skip
+    return PageTable(
+        f"How {name} routes your examples",
+        ["layer", "entropy", "overload", "largest share", "dead", "dead experts"],
+        rows,
+        "Entropy: 1 if all experts are used equally. Overload: the busiest expert's share over the mean. "
+        "Dead: no token of your examples chose it; with few examples that may be chance.",
+        Markup(load_map(routing, drawing)),
     )
 
 

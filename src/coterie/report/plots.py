@@ -14,6 +14,7 @@ from coterie.results.routing import RoutingShares, order_experts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Axis = Literal["tokens", "seconds", "flops"]
 Records = Sequence[Mapping[str, Any]]
@@ -121,28 +122,35 @@ def expert_map(routing: RoutingShares, index: int) -> str:
 
     Experts are ordered by the kind of text they lean to, so that specialists form blocks.
     """
+    figure, ax = share_map(routing.share[index], routing.slices, order_experts(routing.share[index]))
+    ax.set_title(f"Layer {routing.layers[index]}")
+    return inline(
+        figure, f"map-{index}", f"Layer {routing.layers[index]}: share of each kind of text per expert."
+    )
+
+
+def share_map(
+    share: Sequence[Sequence[float]], labels: Sequence[str], order: Sequence[int]
+) -> tuple[Figure, Axes]:
+    """Shares of experts as an image: a row for each label, the experts in the order given."""
     import matplotlib.colors
 
-    share, order = routing.share[index], order_experts(routing.share[index])
     top = max(max(row) for row in share)
-    figure, ax = axes(4.6, 0.27 * len(routing.slices) + 0.85)
+    figure, ax = axes(4.6, 0.27 * len(labels) + 0.85)
     # One hue whose opacity is the share: an image cannot follow the page's colours, and this reads on light
     # and dark.
     hue = matplotlib.colors.to_rgb("#2f86d6")
     ax.imshow(
         [[(*hue, row[e] / top) for e in order] for row in share], aspect="auto", interpolation="nearest"
     )
-    ax.set_yticks(range(len(routing.slices)), routing.slices)
+    ax.set_yticks(range(len(labels)), labels)
     step = max(1, math.ceil(len(order) / 16))
     ax.set_xticks(range(0, len(order), step), [str(e) for e in order[::step]])
     ax.tick_params(length=0, labelsize=8.5)
     ax.grid(False)
     ax.spines[:].set_visible(False)
     ax.set(xlabel=f"expert (strongest: {100 * top:.0f} % of a row; even: {100 / len(order):.1f} %)")
-    ax.set_title(f"Layer {routing.layers[index]}")
-    return inline(
-        figure, f"map-{index}", f"Layer {routing.layers[index]}: share of each kind of text per expert."
-    )
+    return figure, ax
 
 
 @styled

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from coterie.config.files import write_text
 from coterie.report import words
-from coterie.report.plots import expert_map
+from coterie.report.plots import expert_map, share_map
 from coterie.report.svg import INK, MOE, axes, inline, styled
 from coterie.report.templates import render_template
 from coterie.results.routing import ModelRouting, RoutingRecord, RoutingShares
@@ -44,17 +44,7 @@ def render_routing(record: RoutingRecord, title: str) -> str:
 
 def summary_lines(record: RoutingRecord) -> list[str]:
     """The findings as sentences, with the worst layer of each."""
-    lines = []
-    for name, model in record.models.items():
-        layers = model.layers
-        dead = sum(len(facts.dead) for facts in layers.values())
-        experts = sum(len(facts.share) for facts in layers.values())
-        overload, worst = max((facts.worst_overload, layer) for layer, facts in layers.items())
-        entropy = sum(facts.entropy for facts in layers.values()) / len(layers)
-        lines.append(
-            f"{name}: {dead} of {experts} experts are dead; entropy {entropy:.3f} (1 is even); "
-            f"the busiest expert gets {overload:.2f} times the mean load (layer {worst})"
-        )
+    lines = [f"{name}: {model.words()}" for name, model in record.models.items()]
     if record.drift is not None:
         moved = record.drift.layers
         least = min(moved, key=lambda layer: moved[layer].overlap)
@@ -66,6 +56,17 @@ def summary_lines(record: RoutingRecord) -> list[str]:
         kl = ", ".join(f"{domain} {value:.4f}" for domain, value in record.drift.logit_kl.items())
         lines.append(f"divergence of the logits, nats per token: {kl}")
     return lines
+
+
+@styled
+def load_map(model: ModelRouting, name: str) -> str:
+    """Share of the assignments that each expert (columns) gets in each layer (rows)."""
+    width = max(len(facts.share) for facts in model.layers.values())
+    rows = [[*facts.share, *[0.0] * (width - len(facts.share))] for facts in model.layers.values()]
+    labels = [f"layer {layer}" for layer in model.layers]
+    figure, ax = share_map(rows, labels, list(range(width)))
+    ax.set_title("Load by layer and expert")
+    return inline(figure, name, "Share of the assignments by layer and expert; the table has figures.")
 
 
 @styled

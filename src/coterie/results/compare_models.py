@@ -11,6 +11,7 @@ from coterie.results.compare_tuned import TunedComparison
 from coterie.results.evaluation import ModelIdentity
 from coterie.results.intervals import Estimate
 from coterie.results.paired import PairedDifference
+from coterie.results.routing import ModelRouting
 from coterie.results.verdict import QualityFinding, best_of_all, choice, leading, listing, quality_words
 
 EXAMPLES = "your examples"
@@ -22,7 +23,8 @@ class ComparedModel(Settings):
     `served`: behind a URL. `bits`: per byte of the answers in a user's examples; `blind`: why it has none.
     `scores`: of each task. Speeds are in tokens per second: of reading a prompt, of one reply, of `clients`
     replies at once together. `weight_bytes`: of the weights in memory. `dollars`: per million tokens of
-    replies to all clients. `exact`: see `ExecProfile`; `kernels`: what decoding ran on.
+    replies to all clients. `kernels`: what decoding ran on. `routing`: of a mixture
+    that is here, on the user's examples.
     """
 
     name: str
@@ -41,6 +43,7 @@ class ComparedModel(Settings):
     weight_bytes: int | None = None
     kernels: str = ""
     dollars: float | None = None
+    routing: ModelRouting | None = None
 
 
 class ModelPair(Settings):
@@ -120,6 +123,9 @@ class ModelComparison(Settings):
         yield from self._memory()
         for pair in self.pairs:
             yield pair.words()
+        for model in self.models:
+            if model.routing is not None:
+                yield f"{model.name} routes your examples so: {model.routing.words()}."
         if self.tuned is not None:
             yield from self.tuned.lines()
         for model in self.models:

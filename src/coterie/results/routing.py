@@ -74,6 +74,18 @@ class ModelRouting(Settings):
     layers: dict[int, LayerRouting]
     nats_per_token: dict[str, float]
 
+    def words(self) -> str:
+        """Dead experts, entropy, and the busiest expert, with its layer."""
+        layers = self.layers
+        dead = sum(len(facts.dead) for facts in layers.values())
+        experts = sum(len(facts.share) for facts in layers.values())
+        overload, worst = max((facts.worst_overload, layer) for layer, facts in layers.items())
+        entropy = sum(facts.entropy for facts in layers.values()) / len(layers)
+        return (
+            f"{dead} of {experts} experts are dead; entropy {entropy:.3f} (1 is even); "
+            f"the busiest expert gets {overload:.2f} times the mean load (layer {worst})"
+        )
+
 
 class LayerDrift(Settings):
     """Two models in one layer, on the same tokens.
