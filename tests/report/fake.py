@@ -57,6 +57,7 @@ def fake_dict(
         },
         "tuned": fake_tuned(),
         "reasoning": fake_reasoning(),
+        "release": fake_release(),
         "samples": [
             {
                 "slice": "stories",
@@ -86,6 +87,36 @@ def fake_tuned() -> dict:
         "gravity": 1.0,
         "answers": [{"question": "Who are you?", "before": "the <fox>", "after": "I am Coterie."}],
         "seconds": 31.0,
+    }
+
+
+def fake_release() -> dict:
+    """What came of a release, and of a copy with one expert changed."""
+    return {
+        "model": "runs/quickstart/reasoning/rewarded/model",
+        "path": "runs/quickstart/release",
+        "scores": [
+            {"task": "parity", "metric": "accuracy", "items": 16, "value": 0.75, "low": 0.5, "high": 0.9},
+            {
+                "task": "lists",
+                "metric": "accuracy",
+                "items": 16,
+                "value": 0,
+                "low": 0,
+                "high": 0.2,
+                "flags": ["D9"],
+            },
+        ],
+        "verdict": "WARN",
+        "digests": {"weights": "sha256:" + "ab" * 32},
+        "waived": ["index:pretrain"],
+        "notes": ["the publisher ran 16 items again from these files; 0 differed"],
+        "changed": "model.layers.1.mlp.experts.3.up_proj.weight",
+        "refusals": [
+            "file: model.safetensors was changed after the release was signed",
+            "identity: the report is of the weights abab, and the files hold cdcd (layer 1: expert 3)",
+        ],
+        "seconds": 21.0,
     }
 
 

@@ -10,6 +10,8 @@ import pytest
 from coterie.report.page import render, write_report
 from coterie.report.plots import smooth
 from coterie.report.text import summary
+from coterie.report.words import released
+from coterie.results.quickstart import ReleaseResults
 from tests.report.fake import fake_metrics, fake_results
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
@@ -93,6 +95,32 @@ def test_what_rewards_taught_is_shown(reader):
     assert "50 % of 240 held-out problems before, 95 % after" in reader.text
 
 
+def test_the_release_is_shown_with_the_refusal_of_a_changed_expert(reader):
+    assert "Released with its evidence" in reader.text
+    assert "the check finds nothing against it" in reader.text
+    assert "the check refuses it: identity: the report is of the weights" in reader.text
+    for part in (
+        "(layer 1: expert 3)",
+        "lists (accuracy)",
+        "0.50 to 0.90",
+        "D9",
+        "index:pretrain",
+        "ab" * 32,
+    ):
+        assert part in reader.text
+
+
+def test_a_refused_release_says_why():
+    results = fake_results()
+    assert results.release is not None
+    bare = {"model": results.release.model, "path": "nowhere", "refused": ["plan: it names <no> plan"]}
+    text = render(results.model_copy(update={"release": ReleaseResults(**bare)}), fake_metrics())
+    assert "The release was refused: plan: it names &lt;no&gt; plan." in text
+    assert "Why there is no release" in text and "one expert changed" not in text
+    passed = results.release.model_copy(update={"refusals": []})
+    assert "which is a fault of the check" in released(passed)
+
+
 def test_same_records_same_page(page, tmp_path):
     write_report(fake_results(), fake_metrics(), tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == page
@@ -101,7 +129,7 @@ def test_same_records_same_page(page, tmp_path):
 
 def test_the_least_there_can_be():
     results = fake_results(slices=("my $text$ & <more>",), layers=1, experts=2)
-    bare = {"samples": [], "equal_time": None, "reasoning": None}
+    bare = {"samples": [], "equal_time": None, "reasoning": None, "release": None}
     for who in ("moe", "dense"):
         model = getattr(results, who)
         bare[who] = model.model_copy(update={"lr_sweep": [], "probes": {}, "curve": model.curve[:1]})

@@ -62,6 +62,7 @@ def render(results: QuickstartResults, metrics: Mapping[str, Records]) -> str:
         r=results,
         verdict=words.verdict(results),
         reasoned=words.reasoned(results.reasoning) if results.reasoning else None,
+        released=words.released(results.release) if results.release else None,
         fairness=words.fairness(results),
         cards=_cards(results),
         slices=_slices(results),

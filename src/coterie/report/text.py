@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from coterie.report.table import cost_rows
-from coterie.report.words import interval, reasoned, signed, verdict
+from coterie.report.words import interval, reasoned, released, signed, verdict
 from coterie.results.quickstart import Change, QuickstartResults
 
 
@@ -44,6 +44,7 @@ def summary(results: QuickstartResults, width: int = 96) -> str:
         lines += _aligned([head, *(_changed(name, found) for name, found in changes.items())])
     lines += [""]
     said = [reasoned(results.reasoning)] if results.reasoning is not None else []
+    said += [released(results.release)] if results.release is not None else []
     for sentence in (*verdict(results), *said):
         lines += textwrap.wrap(sentence, width, initial_indent="* ", subsequent_indent="  ")
     return "\n".join(lines) + "\n"

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 from coterie.results.intervals import MIN_DOCUMENTS, TIMING_NOISE, Interval, lower
-from coterie.results.quickstart import QuickstartResults, ReasoningResults
+from coterie.results.quickstart import QuickstartResults, ReasoningResults, ReleaseResults
 
 SURE = 1e-3  # of an exact test; a smaller p is a gain by more than chance
 
@@ -251,3 +251,22 @@ def _three_digits(value: float) -> str:
     if value == int(value) and abs(value) < 1000:
         return f"{int(value)}"
     return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
+
+
+def released(found: ReleaseResults) -> str:
+    """What came of the release: one sentence or two."""
+    if found.refused:
+        return f"The release was refused: {'; '.join(found.refused)}."
+    if found.reasons:
+        return f"The model was released, and the check refuses it: {'; '.join(found.reasons)}."
+    changed = (
+        f"With one expert changed, the check refuses it: {_telling(found.refusals)}."
+        if found.refusals
+        else "With one expert changed, the check still lets it pass, which is a fault of the check."
+    )
+    return f"The model was released with its evidence, and the check finds nothing against it. {changed}"
+
+
+def _telling(refusals: Sequence[str]) -> str:
+    """The reason that names the expert, else the first."""
+    return next((one for one in refusals if "expert" in one), refusals[0])

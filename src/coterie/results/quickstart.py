@@ -157,6 +157,40 @@ class ReasoningResults(Settings):
     seconds: float
 
 
+class ReleasedScore(Settings):
+    """The score of one task in the report of a release, with its 95 % interval. `flags`: raised about it."""
+
+    task: str
+    metric: str
+    items: int
+    value: float
+    low: float
+    high: float
+    flags: list[str] = Field(default_factory=list)
+
+
+class ReleaseResults(Settings):
+    """The last model of the run, released with its evidence, and what a receiver's check says.
+
+    `digests`: of what was scored, by name. `waived`: flags that were let pass. `refused`: why there is no
+    release. `reasons`: what the check has against the release, `notes`: what it says besides. `changed`: the
+    tensor that was changed in a copy, and `refusals`: what the check has against that copy.
+    """
+
+    model: str
+    path: str
+    scores: list[ReleasedScore] = Field(default_factory=list)
+    verdict: str = ""
+    digests: dict[str, str] = Field(default_factory=dict)
+    waived: list[str] = Field(default_factory=list)
+    refused: list[str] = Field(default_factory=list)
+    reasons: list[str] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+    changed: str = ""
+    refusals: list[str] = Field(default_factory=list)
+    seconds: float = 0.0
+
+
 class QuickstartResults(Settings):
     """The content of `results.json`. `difference`: MoE minus dense by document (below 0: MoE better).
 
@@ -177,6 +211,7 @@ class QuickstartResults(Settings):
     samples: list[Sample] = Field(default_factory=list)
     tuned: TunedResults | None = None
     reasoning: ReasoningResults | None = None
+    release: ReleaseResults | None = None
     total_seconds: float
 
     @model_validator(mode="after")

@@ -15,12 +15,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import coterie
 from coterie.checkpoints.commit import verify_directory
 from coterie.config import ConfigError, DataError
+from coterie.evidence.keys import read_public_key
 from coterie.families import config_from_hf
 from coterie.plan.counts import count_parameters
 from coterie.recipes.quickstart import reasoning
 from coterie.recipes.quickstart.plan import Plan, take_up
+from coterie.recipes.quickstart.release import release_chapter
 from coterie.recipes.quickstart.run import quickstart, redraw
 from coterie.recipes.quickstart.twins import VOCAB_SIZE, twins
+from coterie.recipes.verify_report import replayed_items, report_folder
+from coterie.release.check import check_release
 from coterie.results.quickstart import QuickstartResults
 from tests.arithmetic import assert_model_close
 
@@ -72,6 +76,33 @@ def test_results_and_report_are_complete(out: Path) -> None:
     assert results.reasoning is not None and "replies are right" in (results.reasoning.refused or "")
     assert "Reasoning, learnt from rewards" in page and "The rewards taught nothing" in page
     assert "<svg" in page and "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_the_mixture_is_released_and_one_changed_expert_is_refused(out: Path) -> None:
+    results = QuickstartResults.read(out / "results.json")
+    found = results.release
+    assert found is not None and results.reasoning is not None and found.model == results.reasoning.path
+    assert found.refused == [] and found.reasons == []
+    assert [score.task for score in found.scores] == ["parity", "safety-refusals"]
+    released = check_release(out / "release", [read_public_key(out / "evidence" / "run.key.pub")])
+    assert released.refusals == [] and released.record is not None and released.record.replayed is not None
+    assert any(
+        line.startswith("identity: the report is of the weights ") and ": expert 3)" in line
+        for line in found.refusals
+    )
+    page = (out / "report.html").read_text()
+    assert "Released with its evidence" in page and ": expert 3)" in page
+    card = (out / "release" / "README.md").read_text()
+    assert "coterie eval verify quickstart quickstart --m 60" in card
+    ran, differing = replayed_items(
+        report_folder(str(out / "release" / "report.json")), str(out / "release"), 2
+    )
+    assert ran.items == 4 and differing == []
+
+
+def test_a_chapter_that_fails_is_a_result(tmp_path: Path) -> None:
+    found = release_chapter(tmp_path, tmp_path / "nothing", None)
+    assert len(found.refused) == 1 and "nothing" in found.refused[0] and not (tmp_path / "release").exists()
 
 
 @pytest.mark.parametrize("name", ["moe", "dense"])

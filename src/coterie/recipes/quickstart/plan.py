@@ -57,7 +57,7 @@ def take_up(plan: Plan, out: Path) -> Plan:
     before = Plan.from_dict(read_json(path), str(path))
     if (out / "results.json").is_file():
         _log.info(f"{out} holds a finished run; starting anew with the text that it prepared")
-        for name in (*TWINS, "tuned", "reasoning", "upcycled"):
+        for name in (*TWINS, "tuned", "reasoning", "upcycled", "evidence", "release"):
             shutil.rmtree(out / name, ignore_errors=True)
         for file in ("results.json", "report.html", "plan.json"):
             (out / file).unlink(missing_ok=True)

@@ -21,6 +21,7 @@ from coterie.recipes.quickstart.measure import compare
 from coterie.recipes.quickstart.plan import TWINS, Plan, check_budget, take_up
 from coterie.recipes.quickstart.questions import check_enough, data_summary, questions
 from coterie.recipes.quickstart.reasoning import reason_chapter
+from coterie.recipes.quickstart.release import release_chapter
 from coterie.recipes.quickstart.train_twin import train_twin
 from coterie.recipes.quickstart.tuning import tune_chapter
 from coterie.recipes.quickstart.twins import twin_config, twins, with_budget
@@ -68,10 +69,11 @@ def quickstart(
     asked = questions(prepared, plan)
     found = compare({name: out / name for name in TWINS}, plan.sweeps, prepared, asked)
     tuned = tune_chapter(out, minutes, seed, threads) if start is None else None
-    reasoning = None
+    reasoning = release = None
     if start is None:
         seconds = _reason_share(plan) * 60 * minutes
         reasoning = reason_chapter(out, seconds, found.moe.tokens_per_second, seed, threads)
+        release = release_chapter(out, Path(reasoning.path), threads)
     # A resumed run has not measured its earlier part, so the time is at least what the records add up to.
     recorded = found.moe.train_seconds + found.dense.train_seconds + plan.seconds_before
     QuickstartResults(
@@ -89,6 +91,7 @@ def quickstart(
         samples=found.samples,
         tuned=tuned,
         reasoning=reasoning,
+        release=release,
         total_seconds=max(time.monotonic() - started, recorded),
     ).write(out / "results.json")
     return redraw(out)[0]

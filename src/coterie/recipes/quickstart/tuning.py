@@ -1,4 +1,4 @@
-"""The quickstart's last chapter: tune its mixture of experts on conversations, merge, and ask both models."""
+"""The quickstart's chapter on tuning: its mixture of experts on conversations, merged, and asked."""
 
 from __future__ import annotations
 
