@@ -17,6 +17,7 @@ from coterie.checkpoints.commit import verify_directory
 from coterie.config import ConfigError, DataError
 from coterie.evidence.keys import read_public_key
 from coterie.families import config_from_hf
+from coterie.nn.kernels import one_pass
 from coterie.plan.counts import count_parameters
 from coterie.recipes.quickstart import reasoning
 from coterie.recipes.quickstart.plan import Plan, take_up
@@ -42,6 +43,8 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished small comparison on a folder of the package's own sources."""
     out = tmp_path_factory.mktemp("quickstart") / "run"
     source = str(Path(coterie.__file__).parent / "nn")
+    one_pass.ready()  # what is compiled and imported once on a machine is not what the clock is about
+    torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("coterie.recipes.quickstart.twins.BATCH_ROWS", 2)
         parts = [dataclasses.replace(part, most_steps=2, examples=40) for part in reasoning.PARTS]
