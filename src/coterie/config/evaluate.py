@@ -38,6 +38,9 @@ class EvalConfig(Settings):
     disguised: int = Field(0, ge=0, description="Items that are asked in a form unlike the evaluation's.")
     canaries: int = Field(9999, ge=0, description="Others that a file's canary is compared with, at most.")
     invariance: int = Field(0, ge=0, description="Items of each task that are asked in several batches.")
+    memorised: str | None = Field(None, description="Training text, whose texts the model is to continue.")
+    memorised_control: str | None = Field(None, description="Text of that kind that it was not trained on.")
+    before: str | None = Field(None, description="The report of the model before tuning, on the same tasks.")
     plan: str | None = Field(None, description="A plan that was locked (coterie eval lock), to follow.")
     ledger: str | None = Field(None, description="The ledger of looks, in which the scores are entered.")
     split: Literal["test", "dev", "sealed"] = Field("test", description="How the ledger counts the items.")
@@ -63,6 +66,8 @@ class EvalConfig(Settings):
             raise ValueError("seeds: replies at temperature 0 have none; set temperature=0.7, for example")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds: name each seed once")
+        if self.memorised_control is not None and self.memorised is None:
+            raise ValueError("memorised_control: is compared with training text; name it: memorised=FILE")
         if len(set(self.tasks)) < len(self.tasks):
             raise ValueError("tasks: name each task once")
         return self

@@ -22,7 +22,6 @@ from coterie.evaluate.harness.tasks import PREFIX
 from coterie.evaluate.invariance import is_invariant, measure_invariance
 from coterie.evaluate.local_subject import LocalSubject
 from coterie.evaluate.remote_subject import RemoteSubject
-from coterie.evaluate.safety import safety_facts
 from coterie.evaluate.scoring import score_benchmark
 from coterie.evaluate.subject import Subject
 from coterie.evidence.canonical import canonical
@@ -37,6 +36,7 @@ from coterie.recipes.eval_evidence import (
     with_splits,
 )
 from coterie.recipes.eval_findings import examined, reply_options
+from coterie.recipes.eval_safety import SafetyInputs
 from coterie.release.report_files import REPORT, ReportFiles
 from coterie.remote.client import Endpoint, is_url, read_key
 from coterie.report.eval_page import write_eval_page
@@ -51,7 +51,10 @@ from coterie.results.evaluation import (
 _log = logging.getLogger("coterie")
 PAGE, SAMPLES = "report.html", "samples"
 # of this machine, not of the scores
-_PRIVATE = ("model", "out", "key_file", "name", "model_name", "plan", "ledger", "data_index")
+_PRIVATE = (
+    "model", "out", "key_file", "name", "model_name", "plan", "ledger", "data_index", "memorised",
+    "memorised_control", "before",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ def run_evaluation(config: EvalConfig, subject: Subject | None = None) -> Evalua
     subject = subject or open_subject(config)
     checkpoint = subject.model.checkpoint if isinstance(subject, LocalSubject) else None
     stages = stages_behind(config, checkpoint)
+    safety = SafetyInputs.read(config, benchmarks, subject)
     out = Path(config.out)
     tasks: list[TaskResult] = []
     records: dict[str, list[ItemRecord]] = {}
@@ -97,7 +101,7 @@ def run_evaluation(config: EvalConfig, subject: Subject | None = None) -> Evalua
         seeds={"sampling": list(config.seeds)},
         settings=_settings(config),
         tasks=tasks,
-        safety=safety_facts(
+        safety=safety.section(
             [(one, task, records[task.id]) for one, task in zip(benchmarks, tasks, strict=True)]
         ),
         looks=note_looks(config, subject.identity, tasks, records),

@@ -16,8 +16,18 @@ from markupsafe import Markup
 from coterie.config.files import write_text
 from coterie.report.interval_rows import interval_rows
 from coterie.report.rollouts import compressed
+from coterie.report.safety_text import (
+    CHANGE_COLUMNS,
+    MEASURE_COLUMNS,
+    change_cells,
+    change_words,
+    measure_cells,
+    memorised_words,
+    rule_words,
+)
 from coterie.report.templates import render_template
 from coterie.results.evaluation import EvalReport, ItemRecord, TaskResult
+from coterie.results.safety import SafetyFacts
 
 _BUDGET = 6_000_000  # characters of packed replies in a page
 _LONGEST = 2000  # characters of a reply on the page
@@ -63,6 +73,7 @@ def render_evaluation(report: EvalReport, records: Mapping[str, Sequence[ItemRec
         missing=len(packed) < len(report.tasks),
         score=score_words,
         detectors=[(task, found) for task in report.tasks for found in task.detectors],
+        safety=None if report.safety is None else _safety(report.safety),
         identity=_facts(report.subject.to_dict()),
         profile=_facts(report.exec_profile.to_dict()),
         waived={waiver.flag: waiver for waiver in report.waivers},
@@ -86,6 +97,21 @@ def _flags(report: EvalReport) -> list[_Flag]:
         task, _, name = flag.rpartition(":")
         flags.append(_Flag(task, name, said.get(flag, "")))
     return flags
+
+
+def _safety(facts: SafetyFacts) -> dict[str, Any]:
+    """The safety section: tables with what stands above them, and sentences."""
+    measures = [measure_cells(measure) for measure in facts.measures]
+    changes = [change_cells(row) for row in facts.changes]
+    tables = ((MEASURE_COLUMNS, measures, ""), (CHANGE_COLUMNS, changes, change_words(facts)))
+    return {
+        "tables": [table for table in tables if table[1]],
+        "words": [
+            *([] if facts.rules is None else [rule_words(facts.rules)]),
+            *([] if facts.memorised is None else [memorised_words(facts.memorised)]),
+        ],
+        "not_measured": facts.not_measured,
+    }
 
 
 def _shown(record: ItemRecord) -> dict[str, Any]:
