@@ -92,6 +92,8 @@ def test_a_report_without_safety_tasks_and_a_server(model: Path, texts: Path, tm
     evaluated(model, tmp_path / "base", ("arithmetic",))
     with pytest.raises(ConfigError, match="share no safety task"):
         evaluated(model, tmp_path / "out", before=str(tmp_path / "base"))
-    with contextlib.closing(endpoint(chat_model(PLAIN), "tiny")) as client, pytest.raises(ConfigError, match="is a server"):
-        config = {"model": "http://x", "tasks": ("safety-refusals",), "memorised": str(texts / "seen")}
-        run_evaluation(EvalConfig.from_dict(config), RemoteSubject(client))
+    config = {"model": "http://x", "tasks": ("safety-refusals",), "memorised": str(texts / "seen")}
+    with contextlib.closing(endpoint(chat_model(PLAIN), "tiny")) as client:
+        subject = RemoteSubject(client)
+        with pytest.raises(ConfigError, match="is a server"):
+            run_evaluation(EvalConfig.from_dict(config), subject)
