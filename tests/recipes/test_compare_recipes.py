@@ -9,11 +9,13 @@ import yaml
 
 from coterie.config import ConfigError, TrainingError
 from coterie.config.budget import TrainingBudget
+from coterie.config.files import read_json
 from coterie.config.run import TrainConfig
 from coterie.data.build import prepare
 from coterie.recipes import compare_recipes as recipe
 from coterie.recipes.compare_recipes import compare_recipes
 from coterie.recipes.pretrain import pretrain
+from coterie.recipes.quickstart.lr_sweep import Sweep
 
 MODEL = {
     "model_type": "qwen3",
@@ -77,6 +79,40 @@ def test_a_recipe_that_hardly_learns_is_not_adopted(tmp_path: Path, here: list[s
     assert here[4:] == ["a-2", "b-2"] and len(more.per_seed) == 3
     with pytest.raises(ConfigError, match="other recipes or another budget"):
         compare_recipes([good, bad], "5ktok", 2, tmp_path / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", ["6s", "2e8flops"])
+def test_budgets_of_time_and_of_operations(tmp_path: Path, budget: str) -> None:
+    """By the real command of each training, in a process for each."""
+    good = written(tmp_path / "good.yaml")
+    bad = written(tmp_path / "bad.yaml", optimiser={"lr": 1e-6})
+    found = compare_recipes([good, bad], budget, 2, tmp_path / "out")
+    plan = recipe.RecipePlan.from_dict(read_json(tmp_path / "out" / "plan.json"), "plan")
+    assert plan.tokens is not None
+    for tokens, side in zip(plan.tokens, (found.first, found.second), strict=True):
+        # A training has whole steps of 4 rows of 32 tokens; a row may end in a little padding.
+        assert all(tokens - 2 * 128 <= run.tokens <= tokens for run in side.runs)
+        if budget.endswith("flops"):
+            assert all(1.8e8 < run.flops <= 2.05e8 for run in side.runs)
+    assert found.verdict == "keep"
+
+
+def test_a_budget_of_time_is_as_many_tokens_as_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrainConfig.from_yaml(written(tmp_path / "a.yaml"))
+    data = prepare(config.data, tmp_path / "data")
+    asked: list[float] = []
+
+    def timed(configs: dict[str, TrainConfig], prepared: object, seconds: float) -> dict[str, Sweep]:
+        asked.append(seconds)
+        each = {"slow": 2e-3, "quick": 1e-3}
+        return {name: Sweep(points=(), seconds_per_token=each[name], fixed=0.1) for name in configs}
+
+    monkeypatch.setattr(recipe, "timed", timed)
+    both = {"slow": config, "quick": config}
+    found = recipe._tokens(both, dict.fromkeys(both, data), TrainingBudget.read("20s"))
+    # 5 % of the 20 s measure the speed, and of the rest 5 % are for evaluations and saving.
+    assert asked == [1.0, 1.0] and found == [9025, 18050]
 
 
 def test_what_cannot_be_compared(tmp_path: Path) -> None:

@@ -48,6 +48,14 @@ def test_verdicts(found: RecipeComparison, verdict: str, says: str) -> None:
     assert "took 13 s on this machine, and of old 10 s" in found.lines()[-1]
 
 
+def test_a_training_that_took_longer_than_its_budget_is_named() -> None:
+    found = comparison(-0.3, -0.1)
+    short = found.model_copy(update={"budget": "11s"})
+    assert "The longest training took 13 s of the 11 s" in short.lines()[-1]
+    for budget in ("12s", "5Mtok", "1e9flops"):
+        assert "The longest training" not in " ".join(found.model_copy(update={"budget": budget}).lines())
+
+
 def test_the_page_stands_alone_and_escapes_names() -> None:
     page = render_recipes(comparison(-0.3, -0.1))
     assert "Adopt new &lt;b&gt;." in page and "new <b>" not in page

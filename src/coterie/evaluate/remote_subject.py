@@ -128,7 +128,7 @@ class RemoteSubject:
 
     def token_logprobs(self, texts: Sequence[str]) -> list[list[float]]:
         """Log-probabilities of each text's tokens but its first; a single 0 where there is no other."""
-        return self._each(lambda text: self._scored.score(self._text_ids(text)[0])[0] or [0.0], texts)
+        return self.each(lambda text: self.scored.score(self._text_ids(text)[0])[0] or [0.0], texts)
 
     def _reply(self, item: BenchmarkItem, options: ReplyOptions, tools: Sequence[Tool]) -> ItemReply:
         messages = [Message.from_dict(turn) for turn in turns_of(item, options)]

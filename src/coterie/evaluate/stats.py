@@ -1,9 +1,9 @@
-"""Intervals by a bootstrap that resamples whole documents, paired when two models read the same documents."""
+"""Intervals over whole documents: resampled for a score, and of a t test in pairs for a difference."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from coterie.evaluate.bits import DocumentScore
 from coterie.results.intervals import Interval, Score
 from coterie.stats.bootstrap import ratio_interval
 from coterie.stats.clusters import Numbers
+from coterie.stats.seeds import seeded_difference
 
 
 def _ratio_interval(bits: Numbers, num_bytes: Numbers, seed: int) -> Interval:
@@ -34,12 +35,11 @@ def score_intervals(scores: Sequence[DocumentScore], seed: int = 0) -> Score:
 
     Errors: `DataError` without a document.
     """
-    return _intervals([s.nats / math.log(2) for s in scores], scores, seed)
+    bits = [s.nats / math.log(2) for s in scores]
+    return _intervals(bits, scores, lambda bits, num_bytes: _ratio_interval(bits, num_bytes, seed))
 
 
-def difference_intervals(
-    first: Sequence[DocumentScore], second: Sequence[DocumentScore], seed: int = 0
-) -> Score:
+def difference_intervals(first: Sequence[DocumentScore], second: Sequence[DocumentScore]) -> Score:
     """Bits per byte of `first` minus `second`, paired by document, in the form of `score_intervals`.
 
     Errors: `DataError` if the two did not read the same documents, or none.
@@ -50,17 +50,27 @@ def difference_intervals(
             "the two models were not scored on the same documents, so they cannot be compared in pairs"
         )
     bits = [(a.nats - b.nats) / math.log(2) for a, b in zip(first, second, strict=True)]
-    return _intervals(bits, first, seed)
+    return _intervals(bits, first, _difference)
 
 
-def _intervals(bits: Sequence[float], scores: Sequence[DocumentScore], seed: int) -> Score:
+def _difference(bits: Numbers, num_bytes: Numbers) -> Interval:
+    """As every comparison of models finds it; a single document has no interval, and no verdict either."""
+    if len(bits) < 2:
+        value = float(bits.sum() / num_bytes.sum())
+        return Interval(value=value, low=value, high=value, documents=len(bits))
+    return seeded_difference(bits[None], num_bytes).interval
+
+
+def _intervals(
+    bits: Sequence[float], scores: Sequence[DocumentScore], interval: Callable[[Numbers, Numbers], Interval]
+) -> Score:
     if not scores:
         raise DataError("no held-out document to score; raise data.heldout_fraction or give more text")
     bits_array, bytes_array = np.asarray(bits), np.asarray([s.num_bytes for s in scores], dtype=float)
     names = np.asarray([s.slice for s in scores])
-    whole = _ratio_interval(bits_array, bytes_array, seed)
+    whole = interval(bits_array, bytes_array)
     per_slice = {
-        str(name): _ratio_interval(bits_array[names == name], bytes_array[names == name], seed)
+        str(name): interval(bits_array[names == name], bytes_array[names == name])
         for name in sorted(set(names))
     }
     return Score(**whole.to_dict(), per_slice=per_slice)

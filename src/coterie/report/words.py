@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from coterie.results.intervals import MIN_DOCUMENTS, TIMING_NOISE, Interval, lower
 from coterie.results.quickstart import QuickstartResults, ReasoningResults, ReleaseResults
+from coterie.results.verdict import choice, leading, listing
 
 SURE = 1e-3  # of an exact test; a smaller p is a gain by more than chance
 
@@ -132,10 +133,8 @@ def equal_time_winner(results: QuickstartResults) -> str | None:
 
 def faster(moe: float, dense: float, larger_is_better: bool) -> str | None:
     """Which model wins a timing or a size; None within `TIMING_NOISE` of each other."""
-    ratio = moe / dense if larger_is_better else dense / moe
-    if abs(ratio - 1) <= TIMING_NOISE:
-        return None
-    return "moe" if ratio > 1 else "dense"
+    ahead = leading({"moe": moe, "dense": dense}, larger_is_better)
+    return ahead[0] if len(ahead) == 1 else None
 
 
 def _quality(results: QuickstartResults) -> str:
@@ -179,9 +178,9 @@ def _slices(results: QuickstartResults) -> list[str]:
     sentences = []
     for who, text in (("moe", "the MoE is better on"), ("dense", "the dense model is better on")):
         if groups[who]:
-            sentences.append(f"{text} {_listing(groups[who])}")
+            sentences.append(f"{text} {listing(groups[who])}")
     if groups[None]:
-        sentences.append(f"no difference is shown on {_listing(groups[None])}")
+        sentences.append(f"no difference is shown on {listing(groups[None])}")
     return [f"By kind of text, with one interval for each kind: {'; '.join(sentences)}."]
 
 
@@ -206,7 +205,7 @@ def _cost(results: QuickstartResults) -> str:
     clauses = [text.format(times) for text, times in items]
     clauses.append(f"has {moe.total_parameters / dense.total_parameters:.1f} times the parameters")
     clauses.append(f"needs {moe.peak_memory_bytes / dense.peak_memory_bytes:.2f} times the peak memory")
-    return f"Compared with the dense model, the MoE {_listing(clauses)}."
+    return f"Compared with the dense model, the MoE {listing(clauses)}."
 
 
 def _times(ratio: float, against: float) -> str:
@@ -229,22 +228,7 @@ def _choice(results: QuickstartResults) -> str:
     ):
         if who:
             reasons[who].append(reason)
-    if not reasons["moe"] and not reasons["dense"]:
-        return "These figures give no reason to prefer one of the two."
-    if not reasons["moe"]:
-        best = _listing(reasons["dense"])
-        return f"Choose the dense model: it is better in {best}, and the MoE in nothing that was measured."
-    if not reasons["dense"]:
-        best = _listing(reasons["moe"])
-        return f"Choose the MoE: it is better in {best}, and the dense model in nothing that was measured."
-    moe_reasons, dense_reasons = _listing(reasons["moe"]), _listing(reasons["dense"])
-    return f"Choose the MoE for {moe_reasons}. Choose the dense model for {dense_reasons}."
-
-
-def _listing(items: Sequence[str]) -> str:
-    if len(items) == 1:
-        return items[0]
-    return f"{', '.join(items[:-1])} and {items[-1]}"
+    return choice({"the MoE": reasons["moe"], "the dense model": reasons["dense"]})
 
 
 def _three_digits(value: float) -> str:

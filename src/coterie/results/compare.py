@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from typing import Literal
 
 from coterie.config import Settings
+from coterie.config.budget import TrainingBudget
 from coterie.results.intervals import MIN_DOCUMENTS, Interval, lower
 
+_OVER = 1.1  # times a budget of time, beyond which a training is named
 RecipeVerdict = Literal["adopt", "keep", "cannot tell"]
 
 
@@ -35,6 +37,11 @@ class RecipeSide(Settings):
     def bits(self) -> float:
         """The mean over seeds."""
         return sum(run.bits for run in self.runs) / len(self.runs)
+
+    @property
+    def seconds(self) -> float:
+        """Of one training, the mean over seeds."""
+        return sum(run.seconds for run in self.runs) / len(self.runs)
 
 
 class RecipeComparison(Settings):
@@ -90,10 +97,15 @@ class RecipeComparison(Settings):
             yield f"There are {moved.documents} held-out documents, which are too few for a verdict."
         elif self.verdict == "cannot tell":
             yield f"{self.mde80:.4f} would have been found with probability 0.8; less may be there."
-        slow, quick = sorted((a, b), key=lambda side: sum(run.seconds for run in side.runs))[::-1]
-        times = [sum(run.seconds for run in side.runs) / len(side.runs) for side in (quick, slow)]
-        if times[1] > 1.1 * times[0]:
+        quick, slow = sorted((a, b), key=lambda side: side.seconds)
+        if slow.seconds > 1.1 * quick.seconds:
             yield (
-                f"Each training of {slow.name} took {times[1]:.0f} s on this machine, and of {quick.name} "
-                f"{times[0]:.0f} s."
+                f"Each training of {slow.name} took {slow.seconds:.3g} s on this machine, and of "
+                f"{quick.name} {quick.seconds:.3g} s."
+            )
+        allowed, longest = TrainingBudget.read(self.budget), max(run.seconds for run in (*a.runs, *b.runs))
+        if allowed.kind == "seconds" and longest > _OVER * allowed.amount:
+            yield (
+                f"The longest training took {longest:.3g} s of the {allowed.amount:.3g} s: the machine "
+                "became slower after its speed was measured, so budgets of time were not quite equal."
             )
