@@ -31,7 +31,8 @@ def test_score_and_draw_again(capsys: pytest.CaptureFixture[str]) -> None:
     call(*words)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["WARN", "tiny"] and lines[1].startswith("flag      arithmetic:D9: ")
-    assert lines[-1] == "report    out/report.html" and "6 items" in lines[-2]
+    assert lines[-1] == "report    out/report.html" and lines[-2].startswith("average ")
+    assert "6 items" in lines[-3]
     page = Path("out/report.html").read_text()
     Path("out/report.html").unlink()
     call("eval", "report", "out", "--json")

@@ -166,3 +166,20 @@ def test_what_cannot_be_run_is_said_in_one_line(
 def test_from_python(model: Path, tmp_path: Path) -> None:
     report = evaluate(str(model), "facts", settings={"facts": {"n": 12}}, out=str(tmp_path), band=0)
     assert isinstance(report, EvalReport) and report.task("facts") is not None
+
+
+def test_the_average_of_tasks_has_an_interval_over_their_clusters(model: Path, tmp_path: Path) -> None:
+    sizes = {"arithmetic": {"n": 12}, "facts": {"n": 20}}
+    tasks = ("arithmetic", "facts", "safety-secrets")
+    found = run_evaluation(config(model, tmp_path, tasks=tasks, settings=sizes, limit=20, band=0)).report
+    scores = [task.score.value for task in found.tasks if task.id in sizes]
+    assert found.average is not None and found.average.value == pytest.approx(sum(scores) / 2)
+    assert "average of the tasks" in (tmp_path / "report.html").read_text()
+    path = tmp_path / "report.json"
+    data = json.loads(path.read_text())
+    data["average"]["value"] = data["average"]["high"]
+    path.write_text(json.dumps(data))
+    with pytest.raises(ConfigError, match="the report's average is 0"):
+        read_report(tmp_path)
+    alone = config(model, tmp_path, tasks=("facts",), settings={"facts": {"n": 20}}, band=0)
+    assert run_evaluation(alone).report.average is None

@@ -12,7 +12,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from coterie.config.errors import DataError
 from coterie.stats.clusters import cluster_error
-from coterie.stats.single import between_seeds, jeffreys, task_score
+from coterie.stats.single import between_seeds, task_score
 
 
 def alone(count: int) -> list[str]:
@@ -25,10 +25,6 @@ def test_few_items_have_wilsons_interval(right: int, count: int) -> None:
     low, high = proportion_confint(right, count, method="wilson")
     assert score.method == "wilson" and score.clusters == count
     assert (score.low, score.high) == pytest.approx((low, high), abs=1e-6)
-    assert jeffreys(right, count) == pytest.approx(
-        (0.0 if not right else stats.beta.ppf(0.025, right + 0.5, count - right + 0.5),
-         1.0 if right == count else stats.beta.ppf(0.975, right + 0.5, count - right + 0.5))
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize("cost", [False, True])

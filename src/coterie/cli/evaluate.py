@@ -203,6 +203,12 @@ def _lines(report: EvalReport) -> Iterator[str]:
             yield f"{'':{width}}training data: {', '.join(f'{count} {kind}' for kind, count in parts)}"
         for name, value in task.extras.items():
             yield f"{'':{width}}{name} {value:.4g}"
+    if report.average is not None:
+        mean = report.average
+        yield (
+            f"{'average':{width}}{100 * mean.value:.1f} % ({100 * mean.low:.1f} to {100 * mean.high:.1f}) "
+            "of the tasks, without safety and texts"
+        )
     if report.looks is not None:
         looks = ", ".join(f"{name} {count}" for name, count in report.looks.looks.items())
         yield f"looks     {looks}; {report.looks.checkpoints} checkpoints"

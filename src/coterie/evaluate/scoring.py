@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from coterie.benchmarks.item import Benchmark, BenchmarkItem, ItemReply, ItemVerdict, check_items
+from coterie.benchmarks.safety.battery import SAFETY
 from coterie.config.errors import ConfigError
 from coterie.data.progress import Ticker
 from coterie.evaluate.asking import Form, ReplyOptions, prompt_digest
@@ -26,6 +27,7 @@ from coterie.results.evaluation import (
     TaskScore,
 )
 from coterie.results.intervals import Estimate
+from coterie.stats.bootstrap import macro_average
 from coterie.stats.single import between_seeds, task_score
 
 _T = TypeVar("_T")
@@ -255,6 +257,22 @@ def item_means(records: Sequence[ItemRecord]) -> dict[str, float]:
         if not record.failed:
             scores.setdefault(record.id, []).append(record.score)
     return {id: mean(found) for id, found in scores.items()}
+
+
+def average_of(tasks: Sequence[TaskResult], records: Mapping[str, Sequence[ItemRecord]]) -> Estimate | None:
+    """The mean of the tasks' scores; None below two. What texts cost and safety tasks are left out.
+
+    The interval is over the clusters of all tasks, not pooled from the tasks' intervals.
+    """
+    averaged = [task for task in tasks if not task.score.lower_is_better and task.id not in SAFETY]
+    if len(averaged) < 2:
+        return None
+    found = []
+    for task in averaged:
+        means = item_means(records[task.id])
+        clusters = {record.id: record.cluster for record in records[task.id]}
+        found.append((list(means.values()), [clusters[id] for id in means]))
+    return macro_average(found)
 
 
 def mean(values: Sequence[float]) -> float:

@@ -22,7 +22,7 @@ from coterie.evaluate.harness.tasks import PREFIX
 from coterie.evaluate.invariance import is_invariant, measure_invariance
 from coterie.evaluate.local_subject import LocalSubject
 from coterie.evaluate.remote_subject import RemoteSubject
-from coterie.evaluate.scoring import score_benchmark
+from coterie.evaluate.scoring import average_of, score_benchmark
 from coterie.evaluate.subject import Subject
 from coterie.evidence.canonical import canonical
 from coterie.infer.model import load
@@ -101,6 +101,7 @@ def run_evaluation(config: EvalConfig, subject: Subject | None = None) -> Evalua
         seeds={"sampling": list(config.seeds)},
         settings=_settings(config),
         tasks=tasks,
+        average=average_of(tasks, records),
         safety=safety.section(
             [(one, task, records[task.id]) for one, task in zip(benchmarks, tasks, strict=True)]
         ),

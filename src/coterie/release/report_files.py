@@ -11,7 +11,7 @@ from coterie.config import ConfigError, CoterieError
 from coterie.config.files import file_sha256, read_json
 from coterie.config.json_text import JsonLimits
 from coterie.evaluate.kept_records import read_records, records_root
-from coterie.evaluate.scoring import item_means, mean
+from coterie.evaluate.scoring import average_of, item_means, mean
 from coterie.evidence.canonical import digest_of
 from coterie.evidence.claims import CLAIMS, read_claims
 from coterie.evidence.keys import PublicKey
@@ -59,12 +59,19 @@ class ReportFiles:
         file = self.folder / CLAIMS
         return read_claims(file) if file.exists() else []
 
+    @cached_property
+    def _read(self) -> dict[str, list[ItemRecord]]:
+        return {}
+
     def records(self, task: TaskResult) -> list[ItemRecord]:
-        """The records behind a score. Errors: `CoterieError` for a file that is missing or cut."""
+        """The records behind a score, read once. Errors: `CoterieError` for a file that is missing or cut."""
+        if task.id in self._read:
+            return self._read[task.id]
         name = Path(task.samples.path)  # not resolved: in the hub's cache, files are links
         if not task.samples.path or name.is_absolute() or ".." in name.parts:
             raise CoterieError(f"{self.path}: {task.id} names no file of records in the report's folder")
-        return read_records(self.folder / name)
+        self._read[task.id] = read_records(self.folder / name)
+        return self._read[task.id]
 
     def statements(self, keys: Sequence[PublicKey], kind: str) -> tuple[list[Statement], str]:
         """The statements of one type that `keys` have signed, and who signed the others, in words.
@@ -106,23 +113,23 @@ class ReportFiles:
             return named is not None
 
     def checked_records(self) -> dict[str, list[ItemRecord]]:
-        """The records by task. Errors: `ConfigError`: the first of `problems`, or a file that is missing."""
-        found = {}
-        for task in self.report.tasks:
-            found[task.id] = self.records(task)
-            for problem in self._compared(task, found[task.id]):
-                raise ConfigError(f"{self.path}: {problem}")
-        return found
+        """The records by task. Errors: `ConfigError`, one line: the first of `problems`."""
+        for problem in self.problems():
+            raise ConfigError(f"{self.path}: {problem}")
+        return dict(self._read)
 
     def problems(self) -> Iterator[str]:
         """Where scores are not what their records say, one line each."""
         for task in self.report.tasks:
             try:
-                records = self.records(task)
+                yield from self._compared(task, self.records(task))
             except CoterieError as error:
                 yield str(error)
-                continue
-            yield from self._compared(task, records)
+        claimed = self.report.average
+        if claimed is not None and len(self._read) == len(self.report.tasks):
+            again = average_of(self.report.tasks, self._read)
+            if again is None or abs(again.value - claimed.value) > _ROUNDING:
+                yield f"the report's average is {claimed.value:.4f}, which its tasks do not give"
 
     def _compared(self, task: TaskResult, records: Sequence[ItemRecord]) -> Iterator[str]:
         where = f"{task.id}: {task.samples.path}"

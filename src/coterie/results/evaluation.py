@@ -310,7 +310,8 @@ class EvalReport(Settings):
     """One signed report.
 
     `settings`: of the evaluation (`EvalConfig`), without what belongs to the machine, so that it can be run
-    again. `flags`: what is wrong with the scores, as `TASK:DETECTOR`.
+    again. `average`: of the scores of all tasks but those of texts and of safety, where there are several.
+    `flags`: what is wrong with the scores, as `TASK:DETECTOR`.
     """
 
     schema_name: ReportSchema = REPORT_SCHEMA
@@ -323,6 +324,7 @@ class EvalReport(Settings):
     seeds: dict[str, Any]
     settings: dict[str, Any] = Field(default_factory=dict)
     tasks: list[TaskResult]
+    average: Estimate | None = None
     safety: SafetyFacts | None = None
     looks: LookFacts | None = None
     flags: list[str] = Field(default_factory=list)

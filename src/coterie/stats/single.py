@@ -54,12 +54,6 @@ def task_score(
     )  # fmt: skip
 
 
-def jeffreys(right: int, count: int) -> tuple[float, float]:
-    """Jeffreys' interval: the middle 95 % of a beta distribution, from 0 or to 1 where all are alike."""
-    low, high = stats.beta.ppf((0.025, 0.975), right + 0.5, count - right + 0.5)
-    return (0.0 if right == 0 else float(low)), (1.0 if right == count else float(high))
-
-
 def between_seeds(scores: Sequence[float]) -> Estimate | None:
     """The standard deviation of a score between sampling seeds, with its 95 % interval; None below two.
 
