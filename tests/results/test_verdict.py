@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from coterie.results.verdict import QualityFinding, best_of_all, choice, leading, listing, quality_words
+from coterie.results.verdict import (
+    QualityFinding,
+    best_of_all,
+    choice,
+    leading,
+    listing,
+    quality_reasons,
+    quality_words,
+)
 
 EXAMPLES = QualityFinding("your examples", (("b", "a"),))
 
@@ -46,6 +54,18 @@ def test_without_a_winner_it_says_what_was_shown(
 ) -> None:
     assert best_of_all(models, shown) is None
     assert says in quality_words(models, shown)
+
+
+def test_a_reason_without_a_winner_names_what_it_rests_on() -> None:
+    """What a model is better in is never left out because it is not the best of all."""
+    assert quality_reasons(["a", "b"], [EXAMPLES]) == {"a": [], "b": ["quality"]}
+    both = [EXAMPLES, QualityFinding("sums", (("a", "b"),))]
+    assert quality_reasons(["a", "b"], both) == {
+        "a": ["quality on sums"],
+        "b": ["quality on your examples"],
+    }
+    three = quality_reasons(["a", "b", "c"], [QualityFinding("sums", (("a", "c"), ("b", "c")))])
+    assert three == {"a": ["quality on sums against c"], "b": ["quality on sums against c"], "c": []}
 
 
 def test_timings_within_their_noise_are_alike() -> None:

@@ -14,7 +14,7 @@ from coterie.benchmarks import Benchmark
 from coterie.config import ConfigError, DataError
 from coterie.config.evaluate import EvalConfig
 from coterie.config.files import write_json
-from coterie.data.examples import ExampleSet, read_all, read_examples
+from coterie.data.examples import ExampleSet, read_all
 from coterie.data.formats import Example
 from coterie.evaluate.scoring import ScoredTask, item_means, score_benchmark
 from coterie.machine.facts import machine_words, versions
@@ -27,7 +27,7 @@ from coterie.recipes.compare_sides import (
     open_side,
     paces,
 )
-from coterie.recipes.compare_tuned import compare_tuned
+from coterie.recipes.compare_tuned import compare_tuned, unseen
 from coterie.recipes.eval_findings import reply_options
 from coterie.recipes.evaluate import asked_of, benchmarks_of
 from coterie.remote.client import is_url
@@ -79,15 +79,13 @@ def compare_models(
     # An unknown task and data that cannot be read end the run before a model is loaded.
     asked = EvalConfig(model=paths[0], tasks=tuple(tasks) or ("none",), limit=limit, allow_code=allow_code)
     benchmarks = list(benchmarks_of(asked)) if tasks else []
-    found = read_all(data)
+    found, learnt = read_all(data), read_all(tune)
     sides = [open_side(path, key_file) for path in paths]
-    blind = next((side for side in sides if side.blind), None)
-    if blind is not None and not benchmarks:
-        raise ConfigError(
-            f"compare: {blind.name} does not weigh given answers ({blind.blind}); give --tasks, for which "
-            "its replies are enough"
-        )
+    if not benchmarks:
+        _check_weighed(sides)
     answers, folder = _answers(sides, found, limit), Path(out)
+    if tune:
+        unseen(learnt.examples, answers.examples)  # nothing to measure on ends the run here
     scores = {
         side.name: _scores(side, benchmarks, asked, folder / "samples" / str(place))
         for place, side in enumerate(sides, 1)
@@ -121,8 +119,16 @@ def _check(paths: Sequence[str], tune: Sequence[str]) -> None:
         raise ConfigError("compare: give two or more different models")
     if tune and all(map(is_url, paths)):
         raise ConfigError("compare: --tune needs a model of this machine, and all are behind addresses")
-    for source in tune:
-        read_examples(source)
+
+
+def _check_weighed(sides: Sequence[ComparedSide]) -> None:
+    """Errors: `ConfigError` for a server without log-probabilities, where there is no task either."""
+    for side in sides:
+        if side.blind:
+            raise ConfigError(
+                f"compare: {side.name} does not weigh given answers ({side.blind}); give --tasks, for which "
+                "its replies are enough"
+            )
 
 
 def _answers(sides: Sequence[ComparedSide], found: ExampleSet, limit: int) -> WeighedAnswers:

@@ -60,12 +60,7 @@ def compare_tuned(
     Errors: `CoterieError` subclasses, one line each; `StoppedError` for a run that was stopped.
     """
     learnt = read_all(sources).examples
-    known = {_content(example) for example in learnt}
-    apart = [example for example in examples if _content(example) not in known]
-    if len(apart) < 2:
-        raise DataError(
-            "compare: --tune holds the examples of --data, so nothing can be measured on them; give others"
-        )
+    apart = unseen(learnt, examples)
     batch = max(1, min(_BATCH, len(learnt) // 8))
     here = [side for side in sides if isinstance(side, LocalSide)]
     plan = TunedPlan(
@@ -89,6 +84,17 @@ def compare_tuned(
         **_corrected(models, after, sizes),
         not_tuned={side.name: "its weights are not here" for side in sides if side not in here},
     )
+
+
+def unseen(learnt: Sequence[Example], examples: Sequence[Example]) -> list[Example]:
+    """The examples that are not among those to be learnt. Errors: `DataError` for fewer than two."""
+    known = {_content(example) for example in learnt}
+    apart = [example for example in examples if _content(example) not in known]
+    if len(apart) < 2:
+        raise DataError(
+            "compare: --tune holds the examples of --data, so nothing can be measured on them; give others"
+        )
+    return apart
 
 
 def _corrected(models: list[TunedModel], after: dict[str, np.ndarray], sizes: np.ndarray) -> dict[str, Any]:

@@ -193,8 +193,8 @@ def benchmarks_of(config: EvalConfig) -> Iterator[Benchmark]:
         benchmark = load_benchmark(name, **config.settings.get(name, {}))
         if benchmark.executes and not config.allow_code:
             raise ConfigError(
-                f"task {name}: runs programs that the model writes, in the sandbox; say allow_code=true to "
-                "allow it"
+                f"task {name}: runs programs that the model writes, in the sandbox; allow it with "
+                "allow_code=true (coterie compare: --allow-code)"
             )
         yield benchmark
 

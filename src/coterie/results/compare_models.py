@@ -12,7 +12,7 @@ from coterie.results.evaluation import ModelIdentity
 from coterie.results.intervals import Estimate
 from coterie.results.paired import PairedDifference
 from coterie.results.routing import ModelRouting
-from coterie.results.verdict import QualityFinding, best_of_all, choice, leading, listing, quality_words
+from coterie.results.verdict import QualityFinding, choice, leading, listing, quality_reasons, quality_words
 
 EXAMPLES = "your examples"
 
@@ -101,11 +101,7 @@ class ModelComparison(Settings):
 
     def verdict(self) -> str:
         """Which model to choose, and for what, as far as intervals and tests show it."""
-        names = [model.name for model in self.models]
-        best = best_of_all(names, self.shown())
-        reasons: dict[str, list[str]] = {name: [] for name in names}
-        if best is not None:
-            reasons[best].append("quality")
+        reasons = quality_reasons([model.name for model in self.models], self.shown())
         for what, values, larger in (("speed", self._paces(), True), ("memory", self._sizes(), False)):
             ahead = leading(values, larger)
             if len(ahead) == 1 < len(values):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, permutations
 
 from coterie.results.intervals import TIMING_NOISE
 
@@ -50,6 +50,21 @@ def quality_words(models: Sequence[str], shown: Sequence[QualityFinding], when: 
     open_pairs = [f"{a} and {b}" for a, b in combinations(models, 2) if not {(a, b), (b, a)} & beaten]
     rest = f" Between {listing(open_pairs, 'or between')} no difference is shown." if open_pairs else ""
     return f"No model is shown to be the best for quality: {said}.{rest}"
+
+
+def quality_reasons(models: Sequence[str], shown: Sequence[QualityFinding]) -> dict[str, list[str]]:
+    """What each model is better in: "quality" for the best of all, else on what and against which one."""
+    best = best_of_all(models, shown)
+    found: dict[str, list[str]] = {name: [] for name in models}
+    if best is not None:
+        found[best].append("quality")
+        return found
+    for better, worse in permutations(models, 2):
+        measures = _measures(better, worse, shown)
+        if measures:
+            against = f" against {worse}" if len(models) > 2 else ""
+            found[better].append(f"quality on {measures}{against}")
+    return found
 
 
 def _than(best: str, models: Sequence[str], shown: Sequence[QualityFinding]) -> str:
