@@ -13,6 +13,8 @@ from coterie.checkpoints.directory import load_model, save_model
 from coterie.config import ConfigError
 from coterie.config.on_policy import OnPolicyConfig
 from coterie.recipes.on_policy import OnPolicyResult, distill_on_policy
+from coterie.recipes.trained_stages import searched
+from coterie.reinforce.kept import kept_steps
 from coterie.reinforce.on_policy import ReplySource
 from coterie.text.tokenizer import Tokenizer
 from coterie.train.callbacks import read_records
@@ -53,6 +55,10 @@ def test_the_student_comes_nearer_than_its_control(place: Path) -> None:
     assert record.right is not None and record.right.before.problems == 12 and record.right_teacher
     assert json.loads((place / "nearer/on_policy.json").read_text())["distance"]["before"] > 0
     assert len(record.samples) == 4 and "Say" in record.samples[0].prompt
+    [_, (facts, index)] = searched(place / "nearer")
+    assert facts.stage == "distill" and facts.coverage == 1.0 and index is not None
+    [(_, shown), *_] = list(kept_steps(place / "nearer/replies", ""))
+    assert {reply["writer"] for reply in shown} == {"student"} and "Say" in shown[0]["prompt"]
     logs = [read_records(place / path / "metrics.jsonl") for path in ("nearer", "nearer/control")]
     spent = [[r["tokens"] for r in log if r["kind"] == "rollout"] for log in logs]
     assert spent[0] == spent[1] and len(spent[0]) == SMALL["steps"]

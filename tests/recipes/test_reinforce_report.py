@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from coterie.cli.main import main
-from coterie.config.errors import ConfigError, TrainingError
+from coterie.config.errors import ConfigError, DataError
 from coterie.recipes.reinforce_report import compare_runs, read_run
 from tests.report.reinforced import kept, run
 
@@ -70,7 +70,5 @@ def test_what_cannot_be_drawn(tmp_path: Path) -> None:
         compare_runs([str(out), str(out)], tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
     (out / "rollouts" / "step-000002.jsonl.gz").write_bytes(b"\x1f\x8b not gzip")
-    with pytest.raises(
-        TrainingError, match=r"step-000002.jsonl.gz: is damaged .*remove it to draw the others"
-    ):
+    with pytest.raises(DataError, match=r"step-000002.jsonl.gz: is damaged .*remove it to draw the others"):
         read_run(out)

@@ -18,6 +18,8 @@ from coterie.machine.facts import versions
 from coterie.proof.records import probe
 from coterie.recipes.on_policy_parts import SHOWN, Arm, HeldOutReplies, Lesson, load_student
 from coterie.recipes.run import check_same, execute, open_run
+from coterie.recipes.trained_stages import trained_method
+from coterie.reinforce.indexed import index_corrected
 from coterie.reinforce.on_policy import Writer
 from coterie.results.accuracy import accuracy, accuracy_change
 from coterie.results.on_policy import OnPolicyRecord, PromptSample
@@ -54,8 +56,9 @@ class OnPolicyResult:
 def run_on_policy(config: OnPolicyConfig, resume_hint: str = "the same command") -> OnPolicyResult:
     """Run the distillation that `config` describes, or resume it.
 
-    Writes `config.out`: `config.yaml`, `metrics.jsonl`, `checkpoints`, `control` (the run without the
-    student's replies), `on_policy.json`, and the result as `adapter` or `model`.
+    Writes `config.out`: `config.yaml`, `metrics.jsonl`, `checkpoints`, `replies` (by step), `index` (of what
+    they hold), `control` (the run without the student's replies), `on_policy.json`, and the result as
+    `adapter` or `model`.
     Errors: `CoterieError` subclasses, one line each.
     """
     with open_run(config) as processes:
@@ -78,7 +81,9 @@ def run_on_policy(config: OnPolicyConfig, resume_hint: str = "the same command")
         after = lesson.measure(arm.writer)
         record = _record(lesson, arm, before, after, control)
         path = Path(record.path)
-        save_result(student, path, {"metrics": {"steps": steps}})
+        index = index_corrected(arm.source.folder, arm.trainer.tokens)
+        about = trained_method(config, student, index, arm.trainer.tokens)
+        save_result(student, path, {"metrics": {"steps": steps}} | about)
         again = probe(load_result(student, path), student.tokenizer)
         proof = prove(first, probe(student.model, student.tokenizer), again, path)
         record = record.model_copy(update={"proof": proof})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ from coterie.train.objective import CrossEntropy, Objective
 from coterie.train.on_policy import TeacherReward, reply_divergences
 from coterie.train.running import RunningTraining
 
+REPLIES = "replies"
 SHOWN = 4
 """Held-out prompts whose replies the record shows."""
 
@@ -117,6 +119,7 @@ class Lesson:
             writer,
             Writer(self.teacher.model, tuned.tokenizer, config.max_tokens),
             own=config.own if budgets is None else 0.0,
+            folder=Path(out, REPLIES),
             budgets=budgets,
         )
         objective = self._objective() if budgets is None else CrossEntropy()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from coterie.config.errors import ConfigError, TrainingError
+from coterie.config.errors import ConfigError
 from coterie.config.files import read_json
+from coterie.reinforce.kept import kept_steps
 from coterie.report.reinforce_comparison import comparison_lines, write_comparison
 from coterie.report.reinforce_page import DrawnRun, write_reinforce_page
 from coterie.report.rollouts import keep_rollouts
@@ -44,7 +42,7 @@ def read_run(out: str | Path) -> DrawnRun:
         if record.is_file()
         else None,
         metrics=read_records(metrics) if metrics.is_file() else [],
-        kept=keep_rollouts(_steps(out / ROLLOUTS)),
+        kept=keep_rollouts(kept_steps(out / ROLLOUTS, "remove it to draw the others")),
     )
 
 
@@ -77,14 +75,3 @@ def _names(directories: Sequence[str]) -> list[str]:
     if twice:
         raise ConfigError(f"{twice[0]}: is given twice; give each run once")
     return names
-
-
-def _steps(folder: Path) -> Iterator[tuple[int, Sequence[dict[str, Any]]]]:
-    """The step and the kept replies of each file. Errors: `TrainingError` naming a file that is damaged."""
-    for path in sorted(folder.glob("step-*.jsonl.gz")):
-        try:
-            with gzip.open(path, "rt", encoding="utf-8") as file:
-                replies = [json.loads(line) for line in file]
-            yield int(path.name[5:].split(".")[0]), replies
-        except (OSError, EOFError, ValueError) as error:
-            raise TrainingError(f"{path}: is damaged ({error}); remove it to draw the others") from None

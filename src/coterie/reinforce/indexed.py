@@ -1,9 +1,7 @@
-"""The index of a reinforcement run: the problems that were asked, their answers, and the replies."""
+"""The index of a run whose text is sampled: what was asked, its answers, and the replies."""
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 from coterie.config.errors import DataError
 from coterie.contamination.builder import IndexBuilder
 from coterie.contamination.index import ContaminationIndex
+from coterie.reinforce.kept import kept_steps
 
 
 def index_rollouts(folder: Path, trained_tokens: int) -> ContaminationIndex:
@@ -26,12 +25,7 @@ def index_rollouts(folder: Path, trained_tokens: int) -> ContaminationIndex:
         # The problem is a document by itself: the replies of a group would make it common text.
         builder.add(f"user\n{reply['prompt']}\nanswer\n{reply['answer']}", 0, "problems", reply["problem"])
         builder.add(_said(reply), learnt, "replies", reply["problem"], number)
-    if builder.tokens < trained_tokens:
-        raise DataError(
-            f"{folder}: keeps replies of {builder.tokens:,} tokens, and {trained_tokens:,} were trained on; "
-            "its index would lack text, so begin the run anew"
-        )
-    return builder.finish(builder.tokens)
+    return _whole(builder, folder, trained_tokens)
 
 
 def _said(reply: Mapping[str, Any]) -> str:
@@ -40,10 +34,28 @@ def _said(reply: Mapping[str, Any]) -> str:
     return "\n".join([*turns, reply["reasoning"] or "", reply["content"] or ""])
 
 
+def index_corrected(folder: Path, trained_tokens: int) -> ContaminationIndex:
+    """The index of a distillation on policy: every prompt, and every reply that was corrected.
+
+    `trained_tokens`, errors: as of `index_rollouts`.
+    """
+    builder = IndexBuilder("distill")
+    for number, reply in enumerate(_replies(folder), 1):
+        # The prompt is a document by itself: the replies of a group would make it common text.
+        builder.add(reply["prompt"], 0, "prompts")
+        builder.add(reply["reply"], reply["tokens"], "replies", reply["writer"], number)
+    return _whole(builder, folder, trained_tokens)
+
+
+def _whole(builder: IndexBuilder, folder: Path, trained_tokens: int) -> ContaminationIndex:
+    if builder.tokens < trained_tokens:
+        raise DataError(
+            f"{folder}: keeps replies of {builder.tokens:,} tokens, and {trained_tokens:,} were trained on; "
+            "its index would lack text, so begin the run anew"
+        )
+    return builder.finish(builder.tokens)
+
+
 def _replies(folder: Path) -> Iterator[Mapping[str, Any]]:
-    for path in sorted(folder.glob("step-*.jsonl.gz")):
-        try:
-            with gzip.open(path, "rt", encoding="utf-8") as file:
-                yield from map(json.loads, file)
-        except (OSError, EOFError, ValueError) as error:
-            raise DataError(f"{path}: is damaged ({error}); begin the run anew") from None
+    for _, replies in kept_steps(folder, "begin the run anew"):
+        yield from replies

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from coterie.infer.request import Reply
 from coterie.infer.sampling import SamplingParams
 from coterie.nn.transformer import Transformer
 from coterie.primer.base import Rng
+from coterie.reinforce.kept import keep_step
 from coterie.reinforce.prompts import Prompt, Prompts
 from coterie.reinforce.rollouts import MAX_BATCH, sampling_seed
 from coterie.text.tokenizer import Tokenizer
@@ -74,8 +76,9 @@ def reply_row(prompt: Prompt, reply: Reply, learnt: int | None = None) -> Row:
 class ReplySource(Callback):
     """Rows of replies to `config.prompts` prompts a step, `config.group` to each.
 
-    `own`: the share that the student writes. `budgets`: learnt tokens of each step. Where they are given,
-    further prompts are replied to until there are as many, and the last reply is learnt in part.
+    `own`: the share that the student writes. `folder`: where the replies are kept. `budgets`: learnt tokens
+    of each step. Where they are given, further prompts are replied to until there are as many, and the last
+    reply is learnt in part.
     """
 
     config: OnPolicyConfig
@@ -83,6 +86,7 @@ class ReplySource(Callback):
     student: Writer
     teacher: Writer
     own: float
+    folder: Path
     budgets: Sequence[int] | None = None
     tokens_learnt: int = 0
     _trainer: RunningTraining | None = field(default=None, init=False)
@@ -107,9 +111,10 @@ class ReplySource(Callback):
         budget = None if self.budgets is None else self.budgets[number]
         rows: list[Row] = []
         replies: list[Reply] = []
+        kept: list[dict[str, Any]] = []
         tokens, turn = 0, 0
         while not rows or (budget is not None and tokens < budget):
-            for prompt, reply in self._written(number, turn):
+            for prompt, reply, own in self._written(number, turn):
                 room = None if budget is None else budget - tokens
                 if room == 0:
                     break
@@ -118,8 +123,10 @@ class ReplySource(Callback):
                     learnt = min(learnt, room, budget // self.config.accumulate)
                 rows.append(reply_row(prompt, reply, learnt))
                 replies.append(reply)
+                kept.append(self._kept(prompt, reply, own))
                 tokens += learnt
             turn += 1
+        keep_step(self.folder, number + 1, kept)
         self.tokens_learnt += tokens
         trainer.publish(
             {
@@ -136,8 +143,17 @@ class ReplySource(Callback):
         for piece in range(pieces):
             yield rows[piece * len(rows) // pieces : (piece + 1) * len(rows) // pieces]
 
-    def _written(self, number: int, turn: int) -> list[tuple[Prompt, Reply]]:
-        """Prompts with a reply, in an order that mixes the writers."""
+    def _kept(self, prompt: Prompt, reply: Reply, own: bool) -> dict[str, Any]:
+        return {
+            "prompt": self.student.tokenizer.decode(list(prompt)),
+            "reply": reply.text,
+            "writer": "student" if own else "teacher",
+            "ids": reply.ids,
+            "tokens": len(prompt) + len(reply.ids) - 1,
+        }
+
+    def _written(self, number: int, turn: int) -> list[tuple[Prompt, Reply, bool]]:
+        """Prompts with a reply and whether the student wrote it, in an order that mixes the writers."""
         count, group = self.config.prompts, self.config.group
         first = number * count + turn * self.config.steps * count  # prompts of later turns are new ones
         asked = [self.prompts.at(first + at) for at in range(count) for _ in range(group)]
@@ -149,4 +165,8 @@ class ReplySource(Callback):
             written = writer.replies([asked[at] for at in places], (self.config.seed, number, turn, mine))
             for at, reply in zip(places, written, strict=True):
                 found[at] = reply
-        return [(prompt, reply) for prompt, reply in zip(asked, found, strict=True) if reply is not None]
+        return [
+            (prompt, reply, its)
+            for prompt, reply, its in zip(asked, found, own, strict=True)
+            if reply is not None
+        ]

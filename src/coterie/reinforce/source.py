@@ -7,8 +7,6 @@ depend on the seed, the step and the weights alone; a resumed run samples the sa
 
 from __future__ import annotations
 
-import gzip
-import json
 import logging
 import math
 import time
@@ -25,6 +23,7 @@ from coterie.nn.branches import can_branch
 from coterie.nn.transformer import Transformer
 from coterie.primer.base import Rng
 from coterie.reinforce.compute import step_flops
+from coterie.reinforce.kept import keep_step
 from coterie.reinforce.mismatch import Mismatch, measure_mismatch
 from coterie.reinforce.pending import pack_rows, unpack_rows
 from coterie.reinforce.pool import ProblemPool
@@ -242,19 +241,16 @@ class RolloutSource(Callback):
                     running[level] = _MEMORY * running.get(level, value) + (1 - _MEMORY) * value
 
     def _keep(self, step: int, groups: Sequence[RolloutGroup], found: Mapping[int, Sequence[float]]) -> None:
-        """Write every reply of a step; a repeated step writes the same file again.
+        """Write every reply of a step.
 
         `found`: the advantages of each group that is learnt from, by its `id`.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"step-{step:06d}.jsonl.gz"
-        temporary = path.with_suffix(".tmp")
-        with gzip.open(temporary, "wt", encoding="utf-8") as file:
-            for group in groups:
-                its = found.get(id(group), [None] * len(group.rollouts))
-                for rollout, advantage in zip(group.rollouts, its, strict=True):
-                    file.write(json.dumps(_kept(group, rollout, advantage), ensure_ascii=True) + "\n")
-        temporary.replace(path)
+        replies = []
+        for group in groups:
+            its = found.get(id(group), [None] * len(group.rollouts))
+            for rollout, advantage in zip(group.rollouts, its, strict=True):
+                replies.append(_kept(group, rollout, advantage))
+        keep_step(self.folder, step, replies)
 
 
 def _lengths(groups: Sequence[RolloutGroup]) -> Iterator[int]:
