@@ -10,6 +10,7 @@ from typing import Any
 
 from markup import table
 from tables_decode import decoding
+from tables_detectors import detectors
 from tables_distill import distillation
 from tables_gguf import gguf_blocks, gguf_load, int4_load, load_time
 from tables_index import contamination_index
@@ -328,6 +329,7 @@ def render() -> str:
         ("densify.json", densify),
         ("operations.json", operations),
         ("index.json", contamination_index),
+        ("detectors.json", detectors),
         ("serve.json", serve),
         ("soak.json", soak),
         ("stall.json", stall),
