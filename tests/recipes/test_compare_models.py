@@ -143,7 +143,7 @@ def test_an_example_that_is_too_long_is_left_out_for_all(tmp_path: Path) -> None
     rows = [*ROWS, {"prompt": "x", "completion": "a long answer " * 300}]
     found = compare_models(["moe", "other"], written(tmp_path / "m.jsonl", rows), clients=1, out=tmp_path)
     assert (found.examples, found.left_out) == (10, 1)
-    assert "1 examples were left out" in found.lines()[-1]
+    assert "1 example was left out" in found.lines()[-1]
 
 
 def test_three_models_are_compared_in_every_pair(tmp_path: Path) -> None:

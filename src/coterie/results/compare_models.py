@@ -130,7 +130,8 @@ class ModelComparison(Settings):
             if model.identity.weights_tensors is None:
                 yield f"{model.name}: the server does not say which weights answered."
         if self.left_out:
-            yield f"{self.left_out} examples were left out for all models: {self.left_out_why}"
+            many = "1 example was" if self.left_out == 1 else f"{self.left_out} examples were"
+            yield f"{many} left out for all models: {self.left_out_why}"
 
     def _speed(self) -> Iterator[str]:
         """The fastest, and which speeds are of a server."""
