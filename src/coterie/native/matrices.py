@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import llvmlite.binding
+
 from coterie.jit.compiled import fast, inline
 from coterie.jit.primitives import floats, ints
 from coterie.native.dots import dot
@@ -17,6 +19,10 @@ from coterie.native.rows import fields, real
 from coterie.native.vectors import BF16, F32, INT4, INT4_F32, INT8, INT8_F32
 
 _ROWS = 8  # rows of a matrix that are read together
+# Rows of weights that are multiplied with four, two and one rows of x at a time: as many as have their sums
+# in registers. With AVX-512 a sum of 16 lanes is one of 32 registers, else it is two of 16 or four of 32.
+_HAS_WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
+_BY_FOUR, _BY_TWO, _BY_ONE = (4, 4, 8) if _HAS_WIDE else (1, 2, 4)
 
 
 @inline
@@ -25,20 +31,22 @@ def _block(kind, w, w_stride, following, s, s_stride, size, x, x_stride, count, 
     """Eight rows of weights against all rows of x, up to four at a time."""
     t = 0
     while num_rows - t >= 4:
-        for o in range(0, _ROWS, 4):
-            dot(kind, 4, 4, w + o * w_stride, w_stride, following, s + o * s_stride, s_stride, size,
+        for o in range(0, _ROWS, _BY_FOUR):
+            dot(kind, _BY_FOUR, 4, w + o * w_stride, w_stride, following, s + o * s_stride, s_stride, size,
                 x + t * x_stride, x_stride, count, y + t * y_stride + o * step, y_stride, step, factor,
                 add)  # fmt: skip
         t += 4
     while num_rows - t >= 2:
-        for o in range(0, _ROWS, 4):
-            dot(kind, 4, 2, w + o * w_stride, w_stride, following, s + o * s_stride, s_stride, size,
+        for o in range(0, _ROWS, _BY_TWO):
+            dot(kind, _BY_TWO, 2, w + o * w_stride, w_stride, following, s + o * s_stride, s_stride, size,
                 x + t * x_stride, x_stride, count, y + t * y_stride + o * step, y_stride, step, factor,
                 add)  # fmt: skip
         t += 2
     while num_rows - t >= 1:
-        dot(kind, 8, 1, w, w_stride, following, s, s_stride, size, x + t * x_stride, x_stride, count,
-            y + t * y_stride, y_stride, step, factor, add)  # fmt: skip
+        for o in range(0, _ROWS, _BY_ONE):
+            dot(kind, _BY_ONE, 1, w + o * w_stride, w_stride, following, s + o * s_stride, s_stride, size,
+                x + t * x_stride, x_stride, count, y + t * y_stride + o * step, y_stride, step, factor,
+                add)  # fmt: skip
         t += 1
 
 
