@@ -14,11 +14,11 @@ from torch import Tensor
 from coterie.config import CoterieError
 from coterie.infer.cache import SequenceCache
 from coterie.nn.forward_context import ForwardContext
+from coterie.nn.kernels.choose import logprob_chunk
 from coterie.nn.packed import PASS_TOKENS, groups_of
 from coterie.nn.transformer import Transformer
 
 Ids = Sequence[int]
-_CHUNK_NUMBERS = 1 << 24  # scores of tokens that are worked out at once: 64 MiB
 
 
 @dataclass(frozen=True)
@@ -134,13 +134,20 @@ def _pass(model: Transformer, group: Sequence[Continuations]) -> list[list[Conti
 def _at(model: Transformer, h_TD: Tensor, targets: Sequence[int]) -> tuple[list[float], list[bool]]:
     """The log-probability of each target, and whether it is the most likely token."""
     targets_T = torch.tensor(targets, device=h_TD.device)
-    chunk = max(1, _CHUNK_NUMBERS // model.config.vocab_size)
+    chunk = logprob_chunk(h_TD.device, model.config.vocab_size)
     logprobs, greedy = [], []
     for h_CD, targets_C in zip(h_TD.split(chunk), targets_T.split(chunk), strict=True):
         logits_CV = model.logits(h_CD)
         logprobs += logits_CV.log_softmax(-1).gather(1, targets_C[:, None])[:, 0].tolist()
-        greedy += (logits_CV.argmax(-1) == targets_C).tolist()
+        greedy += _most_likely(logits_CV, targets_C).tolist()
     return logprobs, greedy
+
+
+def _most_likely(logits_CV: Tensor, targets_C: Tensor) -> Tensor:
+    """Whether each target is the first of the most likely tokens; few are, and only these are looked up."""
+    found_C = logits_CV.gather(1, targets_C[:, None])[:, 0] == logits_CV.amax(-1)
+    found_C[found_C.clone()] = logits_CV[found_C].argmax(-1) == targets_C[found_C]
+    return found_C
 
 
 def _added_up(
