@@ -14,6 +14,8 @@ from coterie.config import ConfigError
 from coterie.evaluate.asking import ReplyOptions
 from coterie.evaluate.local_subject import LocalSubject, windows
 from coterie.infer.model import LanguageModel
+from coterie.infer.sampling import SamplingParams
+from coterie.native.plan import NativePlan
 from coterie.sandbox.tools import Tool
 from tests.agents.models import PLAIN
 from tests.evaluate.items import Choices, Letters, model_of
@@ -47,6 +49,23 @@ def test_an_item_has_one_reply_whatever_else_is_asked(template: str | None, temp
     if temperature:
         again = ReplyOptions(max_tokens=8, temperature=temperature, seed=6, reasoning_tokens=4)
         assert asked.replies(items, again) != list(together.values())
+
+
+@pytest.mark.parametrize("kind", ["dense", "moe"])
+def test_replies_share_steps_and_keep_their_bits(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = LocalSubject(model_of(None, kind), "tiny")
+    draw, size = random.Random(3), asked.model.config.vocab_size
+    prompts = [[draw.randrange(size) for _ in range(length)] for length in (1, 7, 32, 33, 64, 90, 90)]
+    params = [SamplingParams(temperature=0.9, seed=n, max_tokens=9, stop_ids=()) for n in range(7)]
+    steps, run = [], NativePlan.step
+    monkeypatch.setattr(NativePlan, "step", lambda *given: (steps.append(len(given[1])), run(*given))[1])
+    together = asked.write(prompts, params)
+    # Prompts are read in steps too, and most steps carry several sequences.
+    assert sum(steps) == sum(map(len, prompts)) + 7 * 8 and len(steps) < sum(steps) / 5
+    for order in ([4], [5, 2, 0], [6, 5, 4, 3, 2, 1, 0]):
+        again = asked.write([prompts[n] for n in order], [params[n] for n in order])
+        for number, reply in zip(order, again, strict=True):
+            assert (reply.ids, reply.logprobs) == (together[number].ids, together[number].logprobs)
 
 
 @pytest.mark.parametrize("template", ["chatml", None])

@@ -28,10 +28,10 @@ from coterie.evaluate.subject import Environment, no_tools, weighed
 from coterie.evidence.canonical import digest_bytes, digest_of
 from coterie.identity.model import model_identity
 from coterie.identity.profile import exec_profile
-from coterie.infer.engine import Engine
+from coterie.infer.engine import OFFLINE_CHUNK, Engine
 from coterie.infer.model import LanguageModel
 from coterie.infer.plays import Play, PlayLimits, play_out
-from coterie.infer.request import RequestOptions
+from coterie.infer.request import Reply, RequestOptions
 from coterie.infer.sampling import SamplingParams
 from coterie.infer.thinking import ThinkingWish, opens_reasoning
 from coterie.reasoning.effort import can_reason
@@ -46,6 +46,10 @@ from coterie.text.tool_turns import ToolTurns
 
 MAX_BATCH = 32
 KEPT_BYTES = 2**28  # of keys and values of prompts that begin alike
+# Numbers of a model whose prompts native steps read faster, each by itself: 1.4 times for 60 million and 96
+# tokens, but 0.7 times for 400 million and 256.
+_READ_IN_STEPS = 1 << 27
+_PIECE = 32  # tokens that a native step takes
 
 
 @dataclass(frozen=True)
@@ -174,6 +178,16 @@ class LocalSubject:
             self.model.model.train(training)
         return [_reply(play) for play in plays]
 
+    def write(self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]) -> list[Reply]:
+        """Replies to prompts that are given as token ids."""
+        training = self.model.model.training
+        self.model.model.eval()
+        try:
+            return self._engine.generate(prompts, params)
+        finally:
+            self._engine.prefixes.drop()
+            self.model.model.train(training)
+
     def choice_logprobs(self, items: Sequence[BenchmarkItem], options: ReplyOptions) -> list[ItemReply]:
         """See `Subject`."""
         asked = [self._weighed(item, options) for item in items]
@@ -301,21 +315,28 @@ class LocalSubject:
 
 
 def _engine(model: LanguageModel, exact: bool, max_batch: int) -> Engine:
-    """Exact replies take native steps wherever there are any, for small models too: only these are shared."""
+    """Exact replies take native steps wherever there are any, for small models too: only these are shared.
 
-    def made(kernels: Kernels) -> Engine:
+    So their prompts are read in pieces that a native step takes, unless long ones would take longer than by
+    the module.
+    """
+
+    def made(kernels: Kernels, chunk: int = OFFLINE_CHUNK) -> Engine:
         return Engine(
             model.model,
             model.tokenizer,
             max_batch,
+            prefill_chunk=chunk,
             deterministic=exact,
             prefix_bytes=KEPT_BYTES,
             kernels=kernels,
         )
 
     if exact and model.kernels == "auto":
+        size = sum(parameter.numel() for parameter in model.model.parameters())
+        short = size <= _READ_IN_STEPS and not model.config.has_states
         with suppress(ConfigError):
-            return made("native")
+            return made("native", _PIECE if short else OFFLINE_CHUNK)
     return made(model.kernels)
 
 

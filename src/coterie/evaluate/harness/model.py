@@ -25,7 +25,6 @@ from coterie.config import ConfigError
 from coterie.evaluate.continuations import Continuations
 from coterie.evaluate.local_subject import LocalSubject
 from coterie.evidence.canonical import digest_of
-from coterie.infer.engine import Engine
 from coterie.infer.sampling import SamplingParams
 from coterie.text.tokenizer import Tokenizer
 
@@ -119,14 +118,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
     def write(self, requests: Sequence[Any]) -> list[WrittenText]:
         """The replies of `generate_until`, with their lengths."""
         asked = [self._request(request, repeat) for request, repeat in _repeats(requests)]
-        engine = Engine(
-            self.model.model,
-            self.tokenizer,
-            deterministic=self.subject.exact,
-            prefix_bytes=1,
-            kernels=self.model.kernels,
-        )
-        replies = engine.generate([ids for ids, _, _ in asked], [params for _, params, _ in asked])
+        replies = self.subject.write([ids for ids, _, _ in asked], [params for _, params, _ in asked])
         found = []
         for (_, _, until), reply in zip(asked, replies, strict=True):
             text = self.tokenizer.decode(reply.ids, skip_special=True)
