@@ -37,6 +37,11 @@ EXPLAINED: dict[frozenset[str], str] = {
             "a call with approval and a budget, and one whose sandbox's failure must not become a reward",
         ),
         (
+            "evaluate/continuations.py::_at",
+            "nn/logprobs.py::_TokenLogprobs.forward",
+            "a quantised head and the likeliest tokens without a gradient, and what a gradient needs kept",
+        ),
+        (
             "serve/inprocess.py::_sync_transport",
             "serve/inprocess.py::_async_transport",
             "the blocking and the asynchronous half of httpx's interface, whose base classes differ; they "
