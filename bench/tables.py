@@ -12,6 +12,7 @@ from markup import table
 from tables_decode import decoding
 from tables_detectors import detectors
 from tables_distill import distillation
+from tables_eval import harness
 from tables_gguf import gguf_blocks, gguf_load, int4_load, load_time
 from tables_index import contamination_index
 from tables_learn import learning
@@ -330,6 +331,7 @@ def render() -> str:
         ("operations.json", operations),
         ("index.json", contamination_index),
         ("detectors.json", detectors),
+        ("eval.json", harness),
         ("serve.json", serve),
         ("soak.json", soak),
         ("stall.json", stall),
