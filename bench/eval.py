@@ -265,8 +265,7 @@ def _ratio(theirs: list[float], mine: list[float]) -> dict[str, float]:
 def main() -> None:
     """Measure and record."""
     if "--child" in sys.argv:
-        name, folder, threads = sys.argv[2:]
-        child(name, folder, int(threads))
+        child(sys.argv[2], sys.argv[3], int(sys.argv[4]))
         return
     parser = argparse.ArgumentParser()
     parser.add_argument("--models", default="small")

@@ -27,9 +27,9 @@ def harness(record: dict[str, Any]) -> str:
     environment = record["environment"]
     return (
         "## lm-eval's tasks, through its Hugging Face backend and through ours\n\n"
-        "Local tasks of 80 questions with four choices, 70 with replies of 32 tokens, and 50 texts, on random "
-        "mixtures of 64 experts in float32 (8 a token, a vocabulary of 4096). The backend's time over ours, "
-        "medians of "
+        "Local tasks of 80 questions with four choices, 70 with replies of 32 tokens, and 50 texts, on "
+        "random mixtures of 64 experts in float32 (8 a token, a vocabulary of 4096). The backend's "
+        "time over ours, medians of "
         f"{record['rounds']} rounds in turns and the ends; above 1, coterie is faster. `exact`: an item has "
         "the same bits whatever else is asked. `shared`: sequences share passes. Processor time with one "
         "thread, time on the clock with several. "
