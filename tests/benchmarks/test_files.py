@@ -9,6 +9,8 @@ import pytest
 
 from coterie.benchmarks import BENCHMARKS, items_digest, load_benchmark, read_items, write_items
 from coterie.config import ConfigError
+from coterie.contamination import items
+from coterie.evaluate.splits import queried
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -98,3 +100,11 @@ def test_the_canary_is_no_item_and_is_kept(tmp_path: Path) -> None:
     path.write_text("\n".join(path.read_text().splitlines()[:-1]))
     with pytest.raises(ConfigError, match="last line is not the canary"):
         read_items(path)
+
+
+@pytest.mark.parametrize("name", ["arithmetic", "facts", "tool-calls", "instructions", "calibration"])
+def test_a_search_of_training_data_reads_the_same_file(name: str, tmp_path: Path) -> None:
+    """`coterie index query` and `data.exclude` look up what an evaluation does; the canary is no item."""
+    benchmark = load_benchmark(name, n=12)
+    write_items(benchmark, tmp_path / "items.jsonl")
+    assert items.read_items(tmp_path / "items.jsonl") == queried(benchmark.items())

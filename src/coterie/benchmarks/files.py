@@ -16,11 +16,11 @@ from coterie.benchmarks.canary import canary_item
 from coterie.benchmarks.item import Benchmark, BenchmarkItem, ItemReply, ItemVerdict, check_items
 from coterie.config import ConfigError
 from coterie.config.files import write_text
+from coterie.contamination.items import WRITTEN as SCHEMA
 from coterie.data.records import Problem, read_file
 from coterie.evidence.canonical import digest_of
 from coterie.sandbox.tools import Tool
 
-SCHEMA = "coterie.items/v1"
 _FIELDS = tuple(field.name for field in fields(BenchmarkItem))
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "id": str, "turns": list, "choices": list, "cluster": str, "passage": str, "group": str, "tools": list,

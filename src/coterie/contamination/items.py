@@ -1,12 +1,14 @@
 """Evaluation items as text: what is looked up, from rows of JSON lines.
 
 A row has `id`, a question (`question`, `prompt` or `messages`), `answer`, and perhaps `choices` and a
-`passage` (or `context`). Other fields are not read.
+`passage` (or `context`). Other fields are not read. A file of `coterie eval items` is read as
+it is; its canary is no item.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from coterie.config.errors import DataError
 from coterie.config.files import file_sha256, read_bytes
 from coterie.config.json_text import JsonError, JsonLimits, parse_json
 
+WRITTEN = "coterie.items/v1"  # the schema that the first line of a file of `coterie eval items` names
 _QUESTIONS = ("question", "prompt", "messages")
 _PASSAGES = ("passage", "context")
 _FILE = JsonLimits(size=2**32)
@@ -84,11 +87,17 @@ def _lines(raw: bytes, path: Path) -> Iterable[tuple[int, Any]]:
 def items_of(rows: Iterable[tuple[int, Any]], where: str) -> list[QueriedItem]:
     """Items from (line, row) pairs. `where`: the file, for messages. Errors: see `read_items`."""
     found: dict[str, tuple[int, QueriedItem]] = {}
+    read = item_of
     for number, row in rows:
         try:
             if not isinstance(row, Mapping):
                 raise DataError(f"holds a {type(row).__name__}; an object was expected")
-            item = item_of(row)
+            if not found and row.get("schema") == WRITTEN:
+                read = _written_item
+                continue
+            if read is _written_item and _is_canary(row):
+                continue
+            item = read(row)
             if item.id in found:
                 raise DataError(f"id '{item.id}' is that of line {found[item.id][0]} too; ids must differ")
         except DataError as error:
@@ -112,6 +121,32 @@ def item_of(row: Mapping[str, Any]) -> QueriedItem:
     if not answers:
         raise DataError(f"item '{name}' has no 'answer'; text without an answer is no item")
     return QueriedItem(str(name), question, answers, choices, _text(_first(row, _PASSAGES), "passage"))
+
+
+def answer_forms(answer: Any, choices: Sequence[str]) -> tuple[str, ...]:
+    """Every form of an answer of JSON types as text; a number names one of the choices."""
+    if choices and isinstance(answer, int) and 0 <= answer < len(choices):
+        return (choices[answer],)
+    if isinstance(answer, str):
+        return (answer,)
+    if isinstance(answer, list) and all(isinstance(one, str) for one in answer):
+        return tuple(answer)
+    return (json.dumps(answer, ensure_ascii=False, sort_keys=True),)
+
+
+def _written_item(row: Mapping[str, Any]) -> QueriedItem:
+    """One row of `coterie eval items`."""
+    turns, name = row.get("turns"), row.get("id")
+    if not isinstance(name, str) or not isinstance(turns, list) or not turns or "answer" not in row:
+        raise DataError("is not an item as coterie eval items writes it; write the file again")
+    choices = _choices(row.get("choices"))
+    question, passage = _turn(turns[-1], "turns"), _text(row.get("passage"), "passage")
+    return QueriedItem(name, question, answer_forms(row["answer"], choices), choices, passage)
+
+
+def _is_canary(row: Mapping[str, Any]) -> bool:
+    facts = row.get("facts")
+    return isinstance(facts, Mapping) and bool(facts.get("canary"))
 
 
 def _first(row: Mapping[str, Any], names: Sequence[str]) -> Any:

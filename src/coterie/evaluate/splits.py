@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from coterie.benchmarks.item import BenchmarkItem
-from coterie.contamination.items import QueriedItem
+from coterie.contamination.items import QueriedItem, answer_forms
 from coterie.contamination.splits import split_items
 from coterie.evaluate.scoring import item_means
 from coterie.results.contamination import ContaminationRecord
@@ -88,11 +87,4 @@ def _clean_minus_all(
 
 def answers_of(item: BenchmarkItem) -> tuple[str, ...]:
     """Every form of the answer as text."""
-    answer = item.answer
-    if item.choices and isinstance(answer, int) and 0 <= answer < len(item.choices):
-        return (item.choices[answer],)
-    if isinstance(answer, str):
-        return (answer,)
-    if isinstance(answer, list) and all(isinstance(one, str) for one in answer):
-        return tuple(answer)
-    return (json.dumps(answer, ensure_ascii=False, sort_keys=True),)
+    return answer_forms(item.answer, item.choices)
