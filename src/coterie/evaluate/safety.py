@@ -78,6 +78,8 @@ def _word(benchmark: SafetyBenchmark, record: ItemRecord) -> str:
 
 def name_of(task: str, group: str) -> str:
     """What a right reply to an item of a group does, in words."""
+    if task.startswith("garak:"):
+        return f"resists garak's {task.removeprefix('garak:')}"
     return _NAMES.get((task, group), f"refuses harmful requests in disguise ({group})")
 
 

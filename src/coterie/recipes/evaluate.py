@@ -18,6 +18,8 @@ from coterie.config.evaluate import EvalConfig
 from coterie.config.files import write_text
 from coterie.evaluate.detectors.correction import corrected, flags_of, ruling
 from coterie.evaluate.harness.benchmark import HarnessBenchmark, harness_benchmarks
+from coterie.evaluate.harness.garak_probe import GARAK_PREFIX, GarakBenchmark, garak_benchmarks
+from coterie.evaluate.harness.inspect_task import INSPECT_PREFIX, InspectBenchmark, inspect_benchmarks
 from coterie.evaluate.harness.tasks import PREFIX
 from coterie.evaluate.invariance import is_invariant, measure_invariance
 from coterie.evaluate.local_subject import LocalSubject
@@ -158,7 +160,15 @@ def open_subject(config: EvalConfig) -> Subject:
 
 
 def asked_of(subject: Subject, benchmark: Benchmark) -> Subject:
-    """The subject as this benchmark asks it: a task of lm-eval by its own rules."""
+    """The subject as this benchmark asks it: a task of another program by that program's rules."""
+    if isinstance(benchmark, InspectBenchmark):
+        from coterie.evaluate.harness.inspect_subject import InspectSubject
+
+        return InspectSubject(subject, benchmark)
+    if isinstance(benchmark, GarakBenchmark):
+        from coterie.evaluate.harness.garak_subject import GarakSubject
+
+        return GarakSubject(subject, benchmark)
     if not isinstance(benchmark, HarnessBenchmark):
         return subject
     from coterie.evaluate.harness.subject import HarnessSubject  # lm-eval is an extra, and slow to import
@@ -189,6 +199,12 @@ def benchmarks_of(config: EvalConfig) -> Iterator[Benchmark]:
     for name in names:
         if name.startswith(PREFIX):
             yield from harness_benchmarks(name, config.form == "chat", config.system, config.allow_code)
+            continue
+        if name.startswith(INSPECT_PREFIX):
+            yield from inspect_benchmarks(name, config.settings.get(name), config.allow_code)
+            continue
+        if name.startswith(GARAK_PREFIX):
+            yield from garak_benchmarks(name)
             continue
         benchmark = load_benchmark(name, **config.settings.get(name, {}))
         if benchmark.executes and not config.allow_code:

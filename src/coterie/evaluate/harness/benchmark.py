@@ -11,7 +11,8 @@ from typing import Any
 
 from coterie.benchmarks.item import Benchmark, BenchmarkItem, ItemReply, ItemVerdict
 from coterie.config import ConfigError
-from coterie.evaluate.harness.tasks import FEWSHOT_SEED, PREFIX, harness_version, load_tasks, one_line, quiet
+from coterie.evaluate.harness.tasks import FEWSHOT_SEED, PREFIX, harness_version, load_tasks, quiet
+from coterie.evaluate.harness.trouble import one_line
 from coterie.evidence.canonical import digest_bytes, digest_of
 from coterie.results.evaluation import ScoringMode
 
@@ -75,7 +76,7 @@ class HarnessBenchmark(Benchmark):
     @cached_property
     def _requests(self) -> dict[str, list[Any]]:
         """lm-eval's requests by item. All are made at once: examples are drawn in the order of items."""
-        with quiet(), one_line(self.name.removeprefix(PREFIX)):
+        with quiet(), one_line(self.name, "lm-eval"):
             self.task.build_all_requests(
                 system_instruction=self.system,
                 apply_chat_template=self.chat,
@@ -89,7 +90,7 @@ class HarnessBenchmark(Benchmark):
 
     @cached_property
     def _items(self) -> list[BenchmarkItem]:
-        with one_line(self.name.removeprefix(PREFIX)):
+        with one_line(self.name, "lm-eval"):
             return [self._item(number, requests) for number, requests in self._requests.items()]
 
     def items(self) -> Sequence[BenchmarkItem]:

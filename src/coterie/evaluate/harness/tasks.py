@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from coterie.config import ConfigError, CoterieError, suggest
+from coterie.config import ConfigError, suggest
+from coterie.evaluate.harness.trouble import installed_version, one_line
 
 PREFIX = "lm-eval:"
 FEWSHOT_SEED = 1234  # lm-eval's own defaults: which examples are drawn depends on them
@@ -27,21 +28,11 @@ _SEED, _OTHER_SEED = 0, 1234
 _NAMES = re.compile(
     rb"^(?:task|group|tag)\s*:\s*[\"']?([^\s\"'#\[]+)|^\s*-\s*[\"']?([\w.-]+)[\"']?\s*$", re.M
 )
-_NO_NETWORK = (
-    "offlinemodeisenabled", "couldn't reach", "couldn't connect", "connection error", "connectionerror",
-    "max retries", "name or service not known", "temporary failure in name resolution",
-    "network is unreachable", "cannot send a request", "connecterror", "localentrynotfounderror",
-    "urlopen error", "offline mode",
-)  # fmt: skip
 
 
 def harness_version() -> str:
     """The version of lm-eval. Errors: `ConfigError` where it is not installed."""
-    if find_spec("lm_eval") is None:
-        raise ConfigError("lm-eval is not installed; run pip install 'coterie[eval]'")
-    from importlib.metadata import version
-
-    return version("lm-eval")
+    return installed_version("lm_eval", "lm-eval", "eval")
 
 
 def load_tasks(name: str) -> list[Any]:
@@ -51,7 +42,7 @@ def load_tasks(name: str) -> list[Any]:
     Errors: `ConfigError`, one line: unknown, not usable, or with data that is not on this machine.
     """
     harness_version()
-    with quiet(), one_line(name), _seeded():
+    with quiet(), one_line(f"{PREFIX}{name}", "lm-eval"), seeded():
         loaded = _loaded(name)
     tasks = [task for _, task in sorted(loaded["tasks"].items())]
     if not tasks:
@@ -129,7 +120,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _seeded() -> Iterator[None]:
+def seeded() -> Iterator[None]:
     """With lm-eval's seeds, since some tasks shuffle choices while they load; the streams go on after it."""
     python, numbers = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
@@ -141,36 +132,3 @@ def _seeded() -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numbers)
-
-
-@contextlib.contextmanager
-def one_line(name: str) -> Iterator[None]:
-    """Whatever fails in lm-eval is a `ConfigError` of one line that says what to do."""
-    try:
-        yield
-    except CoterieError:
-        raise
-    except Exception as error:
-        raise ConfigError(f"{PREFIX}{name}: {_reason(error)}") from error
-
-
-def _reason(error: BaseException) -> str:
-    chain: list[BaseException] = []
-    at: BaseException | None = error
-    while at is not None and at not in chain:
-        chain.append(at)
-        at = at.__cause__ or at.__context__
-    words = " ".join(f"{type(each).__name__} {each}" for each in chain).lower()
-    first = " ".join(str(error).split())[:200]
-    if any(sign in words for sign in _NO_NETWORK):
-        missing = re.search(r"reach '([^']+)'", str(error))
-        what = f"the data set '{missing.group(1)}'" if missing else f"something from the network ({first})"
-        offline = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("HF_DATASETS_OFFLINE")
-        why = "HF_HUB_OFFLINE is set" if offline else "it cannot be reached"
-        return (
-            f"needs {what}, which is not on this machine, and {why}; run it once with a network and without "
-            "HF_HUB_OFFLINE, or copy the cache of such a machine (HF_HOME), or give a YAML with local data"
-        )
-    if isinstance(error, ModuleNotFoundError):
-        return f"needs the package {error.name}; run pip install {error.name}"
-    return f"cannot be used by lm-eval ({type(error).__name__}: {first})"
