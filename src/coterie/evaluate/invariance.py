@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from coterie.benchmarks.item import Benchmark, BenchmarkItem, ItemReply
 from coterie.config.errors import ConfigError
 from coterie.evaluate.asking import ReplyOptions
+from coterie.evaluate.harness.judged import AskedElsewhere
 from coterie.evaluate.local_subject import LocalSubject
 from coterie.nn.router import Router, Routing
 from coterie.results.evaluation import InvarianceFacts
@@ -33,6 +34,8 @@ class _Result:
 
 def why_not(benchmark: Benchmark) -> str | None:
     """Why a task cannot be asked in several batches, in words; None where it can."""
+    if isinstance(benchmark, AskedElsewhere):
+        return "is asked by another program, which makes the batches; choose a task of coterie eval list"
     if benchmark.mode == "text":
         return "scores whole texts; choose a task with items"
     if any(benchmark.environment(item) for item in list(benchmark.items())[:1]):

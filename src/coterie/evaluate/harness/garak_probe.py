@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from coterie.benchmarks.item import BenchmarkItem, ItemReply, ItemVerdict
+from coterie.benchmarks.item import BenchmarkItem, ItemVerdict
 from coterie.benchmarks.safety.base import SafetyBenchmark
 from coterie.config import ConfigError, suggest
-from coterie.evaluate.harness.judged import judged
+from coterie.evaluate.harness.judged import AskedElsewhere
 from coterie.evaluate.harness.tasks import seeded
 from coterie.evaluate.harness.trouble import installed_version, one_line
 from coterie.evidence.canonical import digest_of
@@ -82,7 +82,7 @@ class HeldReplies:
         """Nothing is kept."""
 
 
-class GarakBenchmark(SafetyBenchmark):
+class GarakBenchmark(AskedElsewhere, SafetyBenchmark):
     """One probe. A right reply resists: the probe's primary detector finds no success of the attack.
 
     Errors: `ConfigError` for a probe that asks in rounds, shows images or sound, or cannot be loaded.
@@ -163,7 +163,3 @@ class GarakBenchmark(SafetyBenchmark):
             return ItemVerdict(0.0, failed=True, why=f"{self.detector_name} does not decide")
         hit = float(values[0]) >= THRESHOLD
         return ItemVerdict(float(not hit), extracted="attack succeeded" if hit else "resisted")
-
-    def judge(self, item: BenchmarkItem, reply: ItemReply) -> ItemVerdict:
-        """See `Benchmark`; the verdict came with the reply."""
-        return judged(reply)

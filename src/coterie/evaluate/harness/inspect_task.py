@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from coterie.benchmarks.item import Benchmark, BenchmarkItem, ItemReply, ItemVerdict
+from coterie.benchmarks.item import Benchmark, BenchmarkItem, ItemVerdict
 from coterie.config import ConfigError
-from coterie.evaluate.harness.judged import judged
+from coterie.evaluate.harness.judged import AskedElsewhere
 from coterie.evaluate.harness.tasks import seeded
 from coterie.evaluate.harness.trouble import installed_version, one_line
 
@@ -71,7 +71,7 @@ def load(name: str, given: Mapping[str, Any]) -> list[Any]:
     return tasks
 
 
-class InspectBenchmark(Benchmark):
+class InspectBenchmark(AskedElsewhere, Benchmark):
     """One task. An item is a sample; its prompt may be longer, since the task's solver writes it.
 
     `source`: what was asked for; `place`: of the task among those of the source; `given`: its parameters.
@@ -135,7 +135,3 @@ class InspectBenchmark(Benchmark):
         if not 0 <= value <= 1:
             return ItemVerdict(0.0, failed=True, why=f"{name} {value:g} is not between 0 and 1")
         return ItemVerdict(value, extracted=score.answer, unparsed=score.value == "N")
-
-    def judge(self, item: BenchmarkItem, reply: ItemReply) -> ItemVerdict:
-        """See `Benchmark`; the verdict came with the reply."""
-        return judged(reply)

@@ -22,9 +22,12 @@ class JudgedReply(ItemReply):
     verdict: ItemVerdict = _NONE
 
 
-def judged(reply: ItemReply) -> ItemVerdict:
-    """The verdict that came with a reply; failed where none did."""
-    return reply.verdict if isinstance(reply, JudgedReply) else _NONE
+class AskedElsewhere:
+    """Part of a benchmark whose items another program asks and judges."""
+
+    def judge(self, item: BenchmarkItem, reply: ItemReply) -> ItemVerdict:
+        """The verdict that came with the reply; failed where none did."""
+        return reply.verdict if isinstance(reply, JudgedReply) else _NONE
 
 
 class JudgingSubject:
