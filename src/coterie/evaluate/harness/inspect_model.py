@@ -41,7 +41,7 @@ class _Waiting:
 def inspect_model(subject: Subject, options: ReplyOptions) -> Model:
     """`subject` as inspect_ai's model, which is asked as `options` say where a task says nothing."""
 
-    @modelapi(name="coterie")
+    @modelapi(name="coterie")  # type: ignore[untyped-decorator]
     def coterie() -> type[ModelAPI]:
         class Bound(SubjectModel):
             def __init__(self, model_name: str, **kwargs: Any) -> None:
@@ -55,7 +55,7 @@ def inspect_model(subject: Subject, options: ReplyOptions) -> Model:
 def no_grader() -> Model:
     """The model of the role `grader`, which says that there is none."""
 
-    @modelapi(name="coterie-grader")
+    @modelapi(name="coterie-grader")  # type: ignore[untyped-decorator]
     def grader() -> type[ModelAPI]:
         return AbsentGrader
 
