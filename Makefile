@@ -13,6 +13,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
 SOURCES := src tests bench
+STRUCTURE := $(addprefix tests/test_,layers.py budget.py references.py near_twins.py words.py)  # of `make check`
 NUMERIC := $(addprefix tests/,nn families surgery proof adapters infer)
 LOWER_ISA := $(shell grep -qs avx512f /proc/cpuinfo \
 	&& echo ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
@@ -33,7 +34,7 @@ demo: .venv/installed
 	$(BIN)/coterie quickstart $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 test: .venv/installed-test
-	$(PARALLEL) -m "not slow and not gpu and not net" $(ARGS)
+	$(PARALLEL) -m "not slow and not gpu and not net" $(addprefix --ignore=,$(STRUCTURE)) $(ARGS)
 
 # The numeric tests once more with the instruction set below this processor's: sums run in another order there.
 test-isa: .venv/installed-test
@@ -60,7 +61,7 @@ check: .venv/installed-dev
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy src/coterie
-	$(BIN)/python -m pytest $(addprefix tests/test_,layers.py budget.py references.py near_twins.py words.py)
+	$(BIN)/python -m pytest $(STRUCTURE)
 
 clean:
 	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -79,13 +79,13 @@ def noisy(records: list[ItemRecord], share: float, seed: int) -> list[ItemRecord
 
 def test_noisy_mode_passes_honest_reports_and_finds_inflated_ones() -> None:
     passed, fooled = 0, 0
-    for seed in range(200):
+    for seed in range(80):
         true = honest(400, seed)
         runs = noisy(true, 0.005, 3 * seed + 1), noisy(true, 0.005, 3 * seed + 2)
         passed += noisy_tests(noisy(true, 0.005, 3 * seed), *runs).reproduced
         claimed = inflated(noisy(true, 0.005, 3 * seed), 0.10, seed)
         fooled += noisy_tests(claimed, *runs).reproduced
-    assert passed >= 196 and fooled == 0  # 99 of 100 up to chance
+    assert passed >= 77 and fooled == 0  # 99 of 100 up to chance: fewer in 1 of 100 trials
 
 
 def test_another_checkpoint_of_equal_accuracy_is_found() -> None:

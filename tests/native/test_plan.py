@@ -259,7 +259,10 @@ def test_latent_attention_with_bfloat16_weights_and_a_quantised_projection() -> 
         equal(by_plan(model), widened(model))
 
 
-@pytest.mark.parametrize("name", ["qwen3_moe", "gpt_oss", "deepseek_v3"])
+_OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("gpt_oss", "qwen3_moe")]
+
+
+@pytest.mark.parametrize("name", ["deepseek_v3", *_OTHERS])
 def test_a_bfloat16_cache_is_read_as_it_is(name: str) -> None:
     """Keys and values are rounded on their way into the cache and nowhere else."""
     model = made(family(name), torch.bfloat16)
