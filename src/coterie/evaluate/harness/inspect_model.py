@@ -32,7 +32,7 @@ _REFUSED = ("num_choices", "logprobs", "top_logprobs", "response_schema", "logit
 
 
 @dataclass
-class _Waiting:
+class _WaitingSample:
     item: BenchmarkItem
     options: ReplyOptions
     reply: ItemReply | None = None
@@ -85,7 +85,7 @@ class SubjectModel(ModelAPI):  # type: ignore[misc]
     def __init__(self, model_name: str, subject: Subject, options: ReplyOptions) -> None:
         super().__init__(model_name)
         self.subject, self.options = subject, options
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[_WaitingSample] = []
         self._busy = anyio.Lock()
 
     def max_connections(self) -> int:
@@ -117,7 +117,7 @@ class SubjectModel(ModelAPI):  # type: ignore[misc]
         return _output(await self._answer(item, options), config.stop_seqs or ())
 
     async def _answer(self, item: BenchmarkItem, options: ReplyOptions) -> ItemReply:
-        mine = _Waiting(item, options)
+        mine = _WaitingSample(item, options)
         self._waiting.append(mine)
         await anyio.sleep(_GATHER)
         async with self._busy:

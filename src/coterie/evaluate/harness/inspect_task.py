@@ -29,7 +29,7 @@ def inspect_version() -> str:
 def inspect_benchmarks(
     name: str, given: Mapping[str, Any] | None = None, execute: bool = False
 ) -> list[InspectBenchmark]:
-    """The benchmarks of `inspect:NAME`: a registered task, or those of a Python file (`FILE.py@TASK`: one).
+    """The benchmarks of `inspect:NAME`: a registered task, or those of a Python file (`my_task.py@TASK`).
 
     `given`: the task's own parameters. `execute`: tasks may run code in a sandbox. The file is run.
     Errors: `ConfigError`, one line: unknown, not usable, or with data that is not on this machine.
