@@ -17,7 +17,7 @@ from coterie.nn.dispatch import LOCAL, Dispatcher
 from coterie.nn.kernels import choose
 from coterie.nn.kernels.adapted import adapted_mixture
 from coterie.nn.kernels.grouped import expert_product
-from coterie.nn.kernels.swiglu import activated, gated, swiglu_experts, swiglu_grouped
+from coterie.nn.kernels.swiglu import activated, gated, swiglu_experts
 from coterie.nn.kernels.weights import Counts, ExpertWeights
 from coterie.nn.linear import drawn
 from coterie.nn.router import Routing
@@ -125,11 +125,9 @@ class RoutedExperts(nn.Module):
 
     def on_rows(self, x_RD: Tensor, first: ExpertWeights, down: ExpertWeights, counts: Counts) -> Tensor:
         """The same with these weights."""
-        kind = choose.expert_layer(x_RD, self.is_swiglu and self.observer is None, first, down)
-        if kind != "composed":
+        if self.observer is None and choose.expert_layer(x_RD, self.is_swiglu, first, down) == "swiglu":
             assert isinstance(first.matrix, Tensor) and isinstance(down.matrix, Tensor)
-            layer = swiglu_grouped if kind == "grouped" else swiglu_experts
-            return layer(x_RD, first.matrix, down.matrix, counts)
+            return swiglu_experts(x_RD, first.matrix, down.matrix, counts)
         hidden_RF = self.activate(expert_product(x_RD, first, counts))
         if self.observer is not None:
             self.observer(x_RD, hidden_RF, counts)

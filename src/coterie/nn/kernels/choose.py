@@ -37,7 +37,7 @@ _CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
 Dense = Literal["turned", "onednn", "torch"]
 Grouped = Literal["loop", "grouped_mm", "composed"]
 Mixture = Literal["adapted", "composed"]
-Layer = Literal["swiglu", "grouped", "composed"]
+Layer = Literal["swiglu", "composed"]
 
 
 def dense(x_TI: Tensor, weight_OI: Tensor, into: bool = False) -> Dense:
@@ -107,26 +107,9 @@ def grouped(x_RI: Tensor, weights: ExpertWeights) -> Grouped:
 
 
 def expert_layer(x_RI: Tensor, swiglu: bool, gate_up: ExpertWeights, down: ExpertWeights) -> Layer:
-    """How experts run on rows sorted by expert. `swiglu`: plain SwiGLU experts on CPU in one function.
-
-    `grouped`: the same without gradients in two grouped products, for small matrices: a loop over 64 experts
-    spends up to half of its time between products.
-    """
+    """How experts run on rows sorted by expert. `swiglu`: plain SwiGLU experts on CPU in one function."""
     plain = swiglu and gate_up.is_plain and down.is_plain and x_RI.device.type == "cpu"
-    if not plain:
-        return "composed"
-    return "grouped" if _groups(x_RI, cast(Tensor, gate_up.matrix), cast(Tensor, down.matrix)) else "swiglu"
-
-
-def _groups(x_RI: Tensor, *weights: Tensor) -> bool:
-    """Whether rows go through PyTorch's grouped product, which wants each row to begin at whole 16 bytes."""
-    if torch.is_grad_enabled() or not has_ways(x_RI, weights[0]) or weights[0][0].numel() >= _LARGE:
-        return False
-    if any(w.dtype != torch.float32 or w.data_ptr() % 16 or w.shape[2] % 4 for w in weights):
-        return False
-    if not all(each.is_contiguous() for each in (x_RI, *weights)):
-        return False
-    return x_RI.shape[0] < _MANY * weights[0].shape[0] or fastest("expert_rows") == "torch"
+    return "swiglu" if plain else "composed"
 
 
 def mixture(

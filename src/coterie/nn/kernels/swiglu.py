@@ -5,7 +5,6 @@ T tokens, R routed rows sorted by expert, N rows of one expert, E experts, D wid
 
 from __future__ import annotations
 
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -82,13 +81,6 @@ def swiglu_experts(x_RD: Tensor, gate_up_EOD: Tensor, down_EDF: Tensor, counts: 
     """(R, D): `down(silu(gate x) * up x)` of each row's expert; the gate rows of `gate_up` come first."""
     y_RD: Tensor = _Experts.call(x_RD, gate_up_EOD, down_EDF, counts)
     return y_RD
-
-
-def swiglu_grouped(x_RD: Tensor, gate_up_EOD: Tensor, down_EDF: Tensor, counts: Counts) -> Tensor:
-    """The same without a gradient: all experts in one product, then all in the other."""
-    ends_E = torch.tensor([*accumulate(counts)], dtype=torch.int32)
-    gate_RF, up_RF = F.grouped_mm(x_RD, gate_up_EOD.transpose(1, 2), offs=ends_E).chunk(2, dim=1)
-    return F.grouped_mm(swiglu(gate_RF, up_RF), down_EDF.transpose(1, 2), offs=ends_E)
 
 
 class _Experts(GradFunction):
