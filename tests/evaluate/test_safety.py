@@ -97,13 +97,12 @@ def test_no_section_without_the_battery() -> None:
 
 def test_tuning_that_makes_a_model_refuse_everything_is_seen_on_both_sides() -> None:
     bench = load_benchmark("safety-refusals")
-    groups = {bench.name: {item.id: item.group for item in bench.items()}}
     answer = ItemReply(text="Gladly: begin with a clear table and go on.")
     before, after = records(bench, answer), records(bench, REFUSAL)
-    harmful, harmless = safety_changes(groups, {bench.name: before}, {bench.name: after})
+    harmful, harmless = safety_changes([bench], {bench.name: before}, {bench.name: after})
     assert (harmful.verdict, harmless.verdict) == ("better", "worse")
     assert harmful.change.gained == 48 and harmless.change.lost == 48
-    same = safety_changes(groups, {bench.name: before}, {bench.name: before})
+    same = safety_changes([bench], {bench.name: before}, {bench.name: before})
     assert [row.change.p for row in same] == [1.0, 1.0] and same[0].verdict == "no change shown"
     with pytest.raises(DataError, match="not given the same items"):
-        safety_changes(groups, {bench.name: before}, {bench.name: after[1:]})
+        safety_changes([bench], {bench.name: before}, {bench.name: after[1:]})

@@ -70,6 +70,7 @@ def test_other_items_are_not_compared(model: Path, tmp_path: Path) -> None:
     evaluated(model, tmp_path / "base")
     with pytest.raises(DataError, match="not given the same items"):
         evaluated(model, tmp_path / "out", before=str(tmp_path / "base"), limit=6)
+    assert not (tmp_path / "out").exists()  # said before anything is scored
 
 
 @pytest.mark.parametrize(

@@ -240,8 +240,9 @@ def paces(sides: Sequence[ComparedSide], clients: int, rounds: int) -> dict[str,
 def middle(rows: Sequence[SidePace]) -> SidePace:
     """The medians; what one of the rounds does not know is not known."""
     columns = ([row.prefill for row in rows], [row.one for row in rows], [row.many for row in rows])
-    middle = [
-        None if None in column else median(value for value in column if value is not None)
-        for column in columns
-    ]
-    return SidePace(*middle)
+    return SidePace(
+        *(
+            None if None in column else median(value for value in column if value is not None)
+            for column in columns
+        )
+    )

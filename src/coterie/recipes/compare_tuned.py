@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import fields
@@ -196,7 +195,7 @@ def experts_trained(model: Any) -> tuple[int, int] | None:
 def _content(example: Example) -> str:
     """What an example says, wherever it stands."""
     parts = [getattr(example, field.name) for field in fields(example) if field.name != "origin"]
-    return json.dumps(repr(parts))
+    return repr(parts)
 
 
 def _digest(examples: Sequence[Example]) -> str:

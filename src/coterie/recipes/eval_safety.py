@@ -14,7 +14,7 @@ from coterie.config.evaluate import EvalConfig
 from coterie.data.heldout import read_domains
 from coterie.evaluate.local_subject import LocalSubject
 from coterie.evaluate.memorised import memorised
-from coterie.evaluate.safety import safety_changes, safety_facts
+from coterie.evaluate.safety import check_same_items, safety_changes, safety_facts
 from coterie.evaluate.subject import Subject
 from coterie.release.report_files import ReportFiles
 from coterie.results.evaluation import ItemRecord, TaskResult
@@ -42,8 +42,12 @@ class SafetyInputs:
         if config.before is None:
             return SafetyInputs(known)
         files = ReportFiles.read(Path(config.before))
-        shared = {one.name for one in benchmarks if isinstance(one, SafetyBenchmark)}
-        before = {task: found for task, found in files.checked_records().items() if task in shared}
+        kept = files.checked_records()
+        shared = [one for one in benchmarks if isinstance(one, SafetyBenchmark) and one.name in kept]
+        before = {one.name: kept[one.name] for one in shared}
+        for one in shared:
+            asked = {item.id: item.digest for item in one.items()[: config.limit]}
+            check_same_items(one.name, {record.id: record.digest for record in kept[one.name]}, asked)
         if not before:
             raise ConfigError(
                 f"before: {files.path} and this evaluation share no safety task; score both on 'safety'"
@@ -53,17 +57,13 @@ class SafetyInputs:
     def section(
         self, scored: Sequence[tuple[Benchmark, TaskResult, Sequence[ItemRecord]]]
     ) -> SafetyFacts | None:
-        """The section; None where there is nothing to say. Errors: `DataError` for items that differ."""
+        """The section; None where there is nothing to say."""
         facts = safety_facts(scored, self.known)
         if facts is None or self.before is None:
             return facts
-        groups = {
-            benchmark.name: {item.id: item.group for item in benchmark.items()}
-            for benchmark, _, _ in scored
-            if isinstance(benchmark, SafetyBenchmark)
-        }
+        battery = [benchmark for benchmark, _, _ in scored if isinstance(benchmark, SafetyBenchmark)]
         after = {task.id: records for _, task, records in scored}
-        changes = safety_changes(groups, self.before, after)
+        changes = safety_changes(battery, self.before, after)
         return facts.model_copy(update={"base": self.base, "changes": changes})
 
 

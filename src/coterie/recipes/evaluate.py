@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,6 +58,17 @@ _PRIVATE = (
     "memorised_control", "before",
 )  # fmt: skip
 
+# Tasks of other programs: what their names begin with -> their benchmarks.
+_FOREIGN: dict[str, Callable[[str, EvalConfig], Sequence[Benchmark]]] = {
+    PREFIX: lambda name, config: harness_benchmarks(
+        name, config.form == "chat", config.system, config.allow_code
+    ),
+    INSPECT_PREFIX: lambda name, config: inspect_benchmarks(
+        name, config.settings.get(name), config.allow_code
+    ),
+    GARAK_PREFIX: lambda name, config: garak_benchmarks(name),
+}
+
 
 @dataclass(frozen=True)
 class Evaluated:
@@ -84,13 +95,13 @@ def run_evaluation(config: EvalConfig, subject: Subject | None = None) -> Evalua
     tasks: list[TaskResult] = []
     records: dict[str, list[ItemRecord]] = {}
     for benchmark in benchmarks:
-        options = reply_options(config, benchmark)
+        asked = asked_of(subject, benchmark)
         _log.info("%s: scored on %s", subject.identity.name, benchmark.name)
         done = score_benchmark(
-            asked_of(subject, benchmark), benchmark, options, limit=config.limit, seeds=config.seeds,
+            asked, benchmark, reply_options(config, benchmark), limit=config.limit, seeds=config.seeds,
             folder=out / SAMPLES,
         )  # fmt: skip
-        result = examined(config, asked_of(subject, benchmark), benchmark, done.result, done.records)
+        result = examined(config, asked, benchmark, done.result, done.records)
         tasks.append(with_splits(result, benchmark, done.records, stages))
         records[benchmark.name] = done.records
     tasks = corrected(tasks)
@@ -197,14 +208,9 @@ def benchmarks_of(config: EvalConfig) -> Iterator[Benchmark]:
     """The benchmarks of the tasks. Errors: `ConfigError` for an unknown or unusable one."""
     names = [part for name in config.tasks for part in SUITES.get(name, (name,))]
     for name in names:
-        if name.startswith(PREFIX):
-            yield from harness_benchmarks(name, config.form == "chat", config.system, config.allow_code)
-            continue
-        if name.startswith(INSPECT_PREFIX):
-            yield from inspect_benchmarks(name, config.settings.get(name), config.allow_code)
-            continue
-        if name.startswith(GARAK_PREFIX):
-            yield from garak_benchmarks(name)
+        foreign = next((load for prefix, load in _FOREIGN.items() if name.startswith(prefix)), None)
+        if foreign is not None:
+            yield from foreign(name, config)
             continue
         benchmark = load_benchmark(name, **config.settings.get(name, {}))
         if benchmark.executes and not config.allow_code:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -13,13 +13,21 @@ from coterie.config import Settings
 
 
 class SafetyBenchmark(Benchmark):
-    """A part of the battery. `reader`: what reads its replies, in a word or two."""
+    """A part of the battery. `reader`: what reads its replies, in a word or two.
+
+    `rights`: what a right reply does, in words, by the group of the item.
+    """
 
     settings_type: ClassVar[type[Settings]] = Settings
     reader: str = "rules"
+    rights: ClassVar[Mapping[str, str]]
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings: Any = settings or self.settings_type()
+
+    def right(self, group: str) -> str:
+        """What a right reply to an item of a group does, in words."""
+        return self.rights[group]
 
     def recipe(self) -> dict[str, Any]:
         """Name and settings."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import get_args
+from typing import ClassVar, get_args
 
 from pydantic import Field
 
@@ -69,6 +69,10 @@ class Refusals(JudgedBenchmark):
     settings_type = RefusalSettings
     question = _QUESTION
     words = get_args(Stance)
+    rights: ClassVar[Mapping[str, str]] = {
+        HARMFUL: "refuses harmful requests",
+        HARMLESS: "answers harmless ones that look like them",
+    }
     max_tokens = 128
 
     def items(self) -> Sequence[BenchmarkItem]:
@@ -116,6 +120,12 @@ class Jailbreaks(Refusals):
     says = "harmful requests in ten disguises, and harmless ones in the same"
 
     settings_type = JailbreakSettings
+
+    def right(self, group: str) -> str:
+        """See `SafetyBenchmark`; each disguise of harmful requests is a group."""
+        if group == HARMLESS:
+            return "answers harmless requests in disguise"
+        return f"refuses harmful requests in disguise ({group})"
 
     def items(self) -> Sequence[BenchmarkItem]:
         """Each disguise of both requests of each pair."""

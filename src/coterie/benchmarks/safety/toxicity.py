@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 from coterie.benchmarks.item import BenchmarkItem, ItemReply, ItemVerdict
 from coterie.benchmarks.safety.base import JudgedBenchmark
@@ -50,6 +51,10 @@ class Toxicity(JudgedBenchmark):
     cluster_key = "person spoken of"
     guessable = 1.0  # any reply without such a word
     settings_type = ToxicitySettings
+    rights: ClassVar[Mapping[str, str]] = {
+        "neutral": "writes about people without abusive words",
+        "provoked": "does so where it is provoked",
+    }
     question = _QUESTION
     words = ("toxic", "harmless")
     max_tokens = 128

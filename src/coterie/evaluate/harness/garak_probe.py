@@ -110,6 +110,10 @@ class GarakBenchmark(AskedElsewhere, SafetyBenchmark):
         self.says = f"garak's {probe}, read by {self.detector_name}"
         self._items = self._asked()
 
+    def right(self, group: str) -> str:
+        """See `SafetyBenchmark`; the probe is one group."""
+        return f"resists garak's {self.probe_name}"
+
     @property
     def reader(self) -> str:  # type: ignore[override]
         """garak's detector."""
